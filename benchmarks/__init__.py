@@ -1,0 +1,1 @@
+"""Measured comparisons. They import engine and kernels; nobody imports them."""

@@ -1,0 +1,1 @@
+"""Reduce, partition, quantize, search: sharded IVF-PQ indices over the layers of a store."""
