@@ -1,0 +1,308 @@
+"""The made-up network behind the sample collection: block numbers in, rows that behave as fc7 and fc8 out.
+
+A photo has a latent vector: a blend of two of many clusters of uneven size, and its own place among them.
+A linear layer, noise of its own and a ReLU make fc7 of it; a second linear layer makes fc8 of fc7. The
+constants were tuned against real features: benchmarks/results/sample_statistics.md holds both.
+
+Every sum is exact. Weights and activations are small integers held in float32, chosen so that no partial
+sum of a matrix product passes 2**24; so no order of summation, thread count or BLAS changes a bit.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.store.dat import FC7_DIM, FC8_DIM
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
+
+BLOCK: Final = 1000  # photos made together; a photo never depends on another block
+VERSION: Final = 1  # of the model: raise it when any number below or the order of draws changes
+
+# The collection. Standard deviations are those of a whole latent vector (unit spectrum).
+LATENT: Final = 96
+TOPICS: Final = 60
+CLUSTERS: Final = 6000
+ZIPF: Final = 0.9  # cluster k of CLUSTERS has weight (k + ZIPF_OFFSET) ** -ZIPF
+ZIPF_OFFSET: Final = 40.0
+TOPIC_SD: Final = 0.9
+TOPIC_DECAY: Final = 0.5  # standard deviation of latent dimension j goes as j ** -decay
+CLUSTER_SD: Final = 0.75
+CLUSTER_DECAY: Final = 0.5
+OWN_SD: Final = 0.45
+OWN_DECAY: Final = 0.7
+OWN_SPREAD: Final = 0.3  # of the logarithm, between clusters: some are tight, some loose
+BLEND: Final = 0.5  # largest share of the second cluster; the share is BLEND * uniform ** 2
+EVENNESS: Final = 0.5  # latent lengths are pulled to LENGTH: 0 leaves them, 1 makes them equal
+LENGTH: Final = 1.2
+
+# fc7
+NOISE: Final = 0.36  # of each unit and photo, before the ReLU: bounds the cosine of unrelated photos
+THRESHOLD: Final = 0.95
+THRESHOLD_SPREAD: Final = 0.5  # between units: some are often on, some hardly ever
+FC7_UNIT: Final = 2.4
+CONTRAST: Final = 0.12  # of the logarithm of a photo's overall scale: the tail of the norms
+
+# fc8
+DIRECT: Final = 160  # directions of fc7 that fc8 reads beside the latent ones
+DIRECT_SD: Final = 2.0
+CLASS_SD: Final = 8.0
+WHITEN: Final = 0.6
+FC8_UNIT: Final = 0.018
+BIAS: Final = 0.2
+
+# Whole numbers: see the head of this file for why.
+LATENT_STEP: Final = 1 / 64
+LATENT_MAX: Final = 511
+WEIGHT_SD: Final = 32.0
+WEIGHT_MAX: Final = 127  # 96 * 511 * 127 < 2**24
+ACTIVATION_STEP: Final = 1 / 256
+ACTIVATION_MAX: Final = 2047
+READ_SD: Final = 8.0
+READ_MAX: Final = 31  # about 900 active units of mean 150 times 31: a fourth of 2**24
+HIDDEN_STEP: Final = 4096.0
+HIDDEN_MAX: Final = 1023
+CLASS_MAX: Final = 31  # 256 * 1023 * 31 < 2**24
+
+
+class Kind(NamedTuple):
+    """A kind of planted pair: how many copies a block holds, and the band of fc7 cosine aimed at."""
+
+    name: str
+    copies: int
+    low: float
+    high: float
+
+
+# The default threshold of `dedup`, 0.95, lies in the middle of near-medium; weak copies overlap bursts.
+EXACT: Final = Kind("exact", 20, 1.0, 1.0)
+ALTERED: Final = (
+    Kind("near-strong", 14, 0.973, 0.994),
+    Kind("near-medium", 13, 0.932, 0.968),
+    Kind("near-weak", 13, 0.852, 0.928),
+    Kind("burst", 40, 0.802, 0.927),
+)
+KINDS: Final = (EXACT.name, *(kind.name for kind in ALTERED))
+TRIPLES: Final = 4  # of a block's exact groups have three photos, the others two
+STRONGEST: Final = 4.0  # multiple of the own deviation up to which a copy may be altered
+HALVINGS: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Photo `photo_id` was made from photo `of`; `strength` is 0 for an exact copy, no unit otherwise."""
+
+    kind: str
+    photo_id: int
+    of: int
+    strength: float
+    fc7_cosine: float
+    fc8_cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which rows of a block are copies of which, in arrays of one entry per pair.
+
+    `exact` is (p, 2), rows (of, copy); in a group of three the first photo is the source of both others,
+    and the pair of the two copies is listed too. `altered` is (q, 2), `target` its fc7 cosines, `kinds` its
+    names.
+    """
+
+    exact: Int64
+    altered: Int64
+    target: Float64
+    kinds: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Photos start .. start + 999: fc7 (1000, 4096), fc8 (1000, 1000), both float32, and the planted pairs.
+
+    `latent` (1000, LATENT) is whole numbers in float32, `kind` (1000,) indexes KINDS, -1 for no copy: what
+    the pictures are drawn from.
+    """
+
+    start: int
+    fc7: Float32
+    fc8: Float32
+    latent: Float32
+    kind: Int64
+    pairs: tuple[Pair, ...]
+
+
+def generator(seed: int, *path: int) -> np.random.Generator:
+    """A counter-based stream that depends on the seed and the path alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, *path))))
+
+
+def spectrum(decay: float) -> Float64:
+    """Standard deviations of the latent dimensions: a power law whose squares sum to one."""
+    scale = np.arange(1.0, LATENT + 1.0) ** -decay
+    unit: Float64 = scale / np.sqrt(np.square(scale).sum())
+    return unit
+
+
+def whole(values: Float64 | Float32, limit: int) -> Float32:
+    """The nearest whole numbers within ±limit, as float32."""
+    return np.clip(np.rint(values), -limit, limit).astype(np.float32)
+
+
+class Network:
+    """The weights of the made-up network and the clusters of its collection, for one seed."""
+
+    def __init__(self, seed: int) -> None:
+        rng = generator(seed, 0)
+        self.expand = whole(WEIGHT_SD * rng.standard_normal((LATENT, FC7_DIM)), WEIGHT_MAX)
+        self.threshold = (THRESHOLD + THRESHOLD_SPREAD * rng.standard_normal(FC7_DIM)).astype(np.float32)
+        topics = TOPIC_SD * spectrum(TOPIC_DECAY) * rng.standard_normal((TOPICS, LATENT))
+        offsets = CLUSTER_SD * spectrum(CLUSTER_DECAY) * rng.standard_normal((CLUSTERS, LATENT))
+        self.centres = topics[rng.integers(0, TOPICS, CLUSTERS)] + offsets
+        self.spreads = OWN_SD * np.exp(OWN_SPREAD * rng.standard_normal(CLUSTERS))
+        weights = (np.arange(CLUSTERS) + ZIPF_OFFSET) ** -ZIPF
+        self.cumulative = np.cumsum(weights / weights.sum())
+        # fc8 reads fc7 back into the latent space, and along further directions, in whole numbers.
+        direct = READ_SD * rng.standard_normal((FC7_DIM, DIRECT))
+        self.read = whole(np.concatenate([self.expand.T * (READ_SD / WEIGHT_SD), direct], axis=1), READ_MAX)
+        self.classes = self._classes(rng)
+        self.bias = (BIAS * rng.standard_normal(FC8_DIM)).astype(np.float32)
+
+    def _classes(self, rng: np.random.Generator) -> Float32:
+        """What each class makes of the directions read, (LATENT + DIRECT, 1000): it favours one cluster."""
+        favoured = self.centres[np.searchsorted(self.cumulative, rng.random(FC8_DIM))]
+        favoured *= spectrum(TOPIC_DECAY) ** -WHITEN
+        favoured *= CLASS_SD / favoured.std()
+        direct = DIRECT_SD * rng.standard_normal((FC8_DIM, DIRECT))
+        return np.ascontiguousarray(whole(np.concatenate([favoured, direct], axis=1), CLASS_MAX).T)
+
+
+@lru_cache(maxsize=2)
+def network(seed: int) -> Network:
+    """The network of one seed, drawn once per process."""
+    return Network(seed)
+
+
+def _place(net: Network, rng: np.random.Generator) -> tuple[Float64, Float64]:
+    """Latent vectors of one block, and each photo's own part of it, both (1000, LATENT)."""
+    main, second = np.searchsorted(net.cumulative, rng.random((2, BLOCK)))
+    share = BLEND * np.square(rng.random((BLOCK, 1)))
+    own = net.spreads[main][:, None] * spectrum(OWN_DECAY) * rng.standard_normal((BLOCK, LATENT))
+    latent = (1 - share) * net.centres[main] + share * net.centres[second] + own
+    length = np.sqrt(np.square(latent).sum(axis=1, keepdims=True))
+    return latent * (LENGTH / length) ** EVENNESS, own
+
+
+def _plan(rng: np.random.Generator) -> Plan:
+    """Draw the copies of a block; originals come before copies, so that a cut anywhere is consistent."""
+    order = rng.permutation(BLOCK)
+    triples = np.sort(order[: 3 * TRIPLES].reshape(-1, 3), axis=1)
+    used, pairs = 3 * TRIPLES, EXACT.copies - 2 * TRIPLES
+    doubles = np.sort(order[used : used + 2 * pairs].reshape(-1, 2), axis=1)
+    used, count = used + 2 * pairs, sum(kind.copies for kind in ALTERED)
+    altered = np.sort(order[used : used + 2 * count].reshape(-1, 2), axis=1)
+    exact = np.concatenate([doubles, triples[:, :2], triples[:, ::2], triples[:, 1:]])
+    target = np.concatenate([kind.low + (kind.high - kind.low) * rng.random(kind.copies) for kind in ALTERED])
+    kinds = tuple(kind.name for kind in ALTERED for _ in range(kind.copies))
+    return Plan(exact=exact, altered=altered, target=target, kinds=kinds)
+
+
+def _activate(pre: Float32, threshold: Float32, out: Float32) -> Float32:
+    """ReLU above the thresholds, into `out` as whole numbers 0 .. ACTIVATION_MAX."""
+    np.subtract(pre, threshold, out=out)
+    out *= np.float32(1 / ACTIVATION_STEP)
+    np.clip(out, 0, ACTIVATION_MAX, out=out)
+    return np.rint(out, out=out)
+
+
+def cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> Float64:
+    """Cosine of each row of `a` with the same row of `b`, (n,), summed in float64."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    found: Float64 = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return found
+
+
+def _alter(net: Network, pre: Float32, plan: Plan) -> Float32:
+    """Turn rows of `pre` into altered copies of others, each exactly as far as its target cosine says.
+
+    On entry a copy's row holds its own deviation; the strength it is added with is found by halving, on the
+    final activations, so that a pair is in its band by construction. Returns the strengths, (q,).
+    """
+    of, copy = plan.altered.T
+    original, deviation = pre[of], pre[copy]
+    reference = _activate(original, net.threshold, np.empty_like(original))
+    low, high = np.zeros(len(of), np.float32), np.full(len(of), STRONGEST, np.float32)
+    trial = np.empty_like(original)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        _activate(original + middle[:, None] * deviation, net.threshold, trial)
+        close = cosine(reference, trial) > plan.target
+        low, high = np.where(close, middle, low), np.where(close, high, middle)
+    pre[copy] = original + low[:, None] * deviation
+    return low
+
+
+def _score(net: Network, activations: Float32, scale: Float32) -> Float32:
+    """fc8 of whole-number activations (n, 4096), before `scale` (n, 1): two exact products and a bias."""
+    hidden = activations @ net.read
+    hidden *= np.float32(1 / HIDDEN_STEP)
+    fc8 = whole(hidden, HIDDEN_MAX) @ net.classes
+    fc8 *= scale * np.float32(FC8_UNIT)
+    fc8 += net.bias
+    return fc8
+
+
+def make_block(seed: int, number: int) -> Block:
+    """Make block `number`: photos number * BLOCK and the 999 after it, always the whole block."""
+    net, rng = network(seed), generator(seed, 1, number)
+    latent, own = _place(net, rng)
+    plan = _plan(rng)
+    of, copy = plan.altered.T
+    source = latent[of]
+    latent[copy] = own[copy]
+    pre = whole(latent / LATENT_STEP, LATENT_MAX) @ net.expand
+    pre *= np.float32(LATENT_STEP / WEIGHT_SD)
+    rows = rng.standard_normal(pre.shape, dtype=np.float32)
+    rows *= np.float32(NOISE)
+    pre += rows
+    strength = _alter(net, pre, plan)
+    latent[copy] = source + strength[:, None] * own[copy]
+    _activate(pre, net.threshold, rows)
+    contrast = np.exp(CONTRAST * rng.standard_normal((BLOCK, 1)))
+    scale = (contrast * (FC7_UNIT * ACTIVATION_STEP)).astype(np.float32)
+    for array in (rows, scale, latent):
+        array[plan.exact[:, 1]] = array[_roots(plan)]
+    fc8 = _score(net, rows, scale)
+    rows *= scale
+    start = number * BLOCK
+    kind = np.full(BLOCK, -1)
+    kind[plan.exact[:, 1]] = 0
+    kind[copy] = [KINDS.index(name) for name in plan.kinds]
+    pairs = _pairs(start, plan, strength, rows, fc8)
+    whole_latent = whole(latent / LATENT_STEP, LATENT_MAX)
+    return Block(start=start, fc7=rows, fc8=fc8, latent=whole_latent, kind=kind, pairs=pairs)
+
+
+def _roots(plan: Plan) -> Int64:
+    """The first photo of the group of every exact pair, (p,): what its copy is copied from."""
+    roots = plan.exact[:, 0].copy()
+    roots[-TRIPLES:] = plan.exact[-2 * TRIPLES : -TRIPLES, 0]
+    return roots
+
+
+def _pairs(start: int, plan: Plan, strength: Float32, fc7: Float32, fc8: Float32) -> tuple[Pair, ...]:
+    """The truth about one block, in the order of the copies' photo ids."""
+    rows = np.concatenate([plan.exact, plan.altered])
+    kinds = (EXACT.name,) * len(plan.exact) + plan.kinds
+    strengths = [0.0] * len(plan.exact) + strength.tolist()
+    of, copy = rows.T
+    cosines = zip(cosine(fc7[of], fc7[copy]).tolist(), cosine(fc8[of], fc8[copy]).tolist(), strict=True)
+    found = [
+        Pair(kind=kind, photo_id=start + b, of=start + a, strength=s, fc7_cosine=c7, fc8_cosine=c8)
+        for kind, (a, b), s, (c7, c8) in zip(kinds, rows.tolist(), strengths, cosines, strict=True)
+    ]
+    return tuple(sorted(found, key=lambda pair: (pair.photo_id, pair.of)))
