@@ -4,6 +4,8 @@
 int64 1000, 1,000 × float32 (fc8), int64 4096, 4,096 × float32 (fc7).
 """
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +34,45 @@ def records(fc7: npt.NDArray[np.float32], fc8: npt.NDArray[np.float32]) -> npt.N
 def write_dat(path: Path, fc7: npt.NDArray[np.float32], fc8: npt.NDArray[np.float32]) -> None:
     """Write one photo's layers, shapes (4096,) and (1000,), in the publisher's layout."""
     path.write_bytes(records(fc7[None], fc8[None]).tobytes())
+
+
+def examine(path: bytes | Path) -> tuple[str | None, npt.NDArray[np.void] | None]:
+    """Read one file without hurry: (why it is refused, or None; its record, shape (), or None).
+
+    The reasons name what was found and what was expected.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            mode = os.fstat(handle)
+            if not stat.S_ISREG(mode.st_mode):
+                return "not a regular file", None
+            data = _read_up_to(handle, RECORD_BYTES)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})", None
+    if not data:
+        return f"empty, expected {RECORD_BYTES:,} bytes", None
+    if len(data) < RECORD_BYTES:
+        return f"{len(data):,} bytes, expected {RECORD_BYTES:,}: the file is cut short", None
+    if mode.st_size > RECORD_BYTES:
+        return f"{mode.st_size:,} bytes, expected {RECORD_BYTES:,}: the file is too long", None
+    record = np.frombuffer(data, RECORD)[0]
+    for layer, dim in (("fc8", FC8_DIM), ("fc7", FC7_DIM)):
+        if record[f"{layer}_dim"] != dim:
+            return f"the {layer} header says {record[f'{layer}_dim']}, expected {dim}", None
+        bad = np.flatnonzero(~np.isfinite(record[layer]))
+        if len(bad):
+            return (
+                f"{layer}[{bad[0]}] is {record[layer][bad[0]]}, expected finite values ({len(bad)} are not)",
+                None,
+            )
+    return None, record
+
+
+def _read_up_to(handle: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := os.pread(handle, size - len(data), len(data))):
+        data += piece
+    return data

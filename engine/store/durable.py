@@ -1,0 +1,69 @@
+"""Files that are whole or absent: written aside, flushed to the disk, then renamed."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import EngineError
+
+PART = ".part"
+
+
+def part_of(path: Path) -> Path:
+    """Where the bytes of `path` are collected until they are complete."""
+    return path.with_name(path.name + PART)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(path: Path) -> None:
+    """Flush the part of `path` and give it its name, in one step that cannot be seen half done."""
+    handle = os.open(part_of(path), os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    part_of(path).replace(path)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file so that readers see the old content or the new, never a mixture."""
+    with disk_errors(path.parent):
+        part_of(path).write_bytes(data)
+        publish(path)
+        flush_folder(path.parent)
+
+
+def write_at(handle: int, data: memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`: the system call itself may write less."""
+    while data:
+        written = os.pwrite(handle, data, offset)
+        data, offset = data[written:], offset + written
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Say a full disk, a quota or a missing permission in one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            message = (
+                f"{folder}: the disk is full ({error.strerror}). Make room and run the same command again."
+            )
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            message = (
+                f"{error.filename or folder}: cannot be written ({error.strerror}). Choose a folder of yours."
+            )
+        else:
+            raise
+        raise EngineError(message) from error

@@ -1,0 +1,125 @@
+"""Writing a store: blocks of rows at their place, checksums beside, everything renamed at the end."""
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import StoreError
+from engine.store import npy
+from engine.store.durable import PART, disk_errors, flush_folder, part_of, publish, write_at, write_whole
+from engine.store.manifest import Layer, Manifest, digest, write_manifest
+from engine.version import VERSION
+
+
+class StoreWriter:
+    """A store in the making. Until `finish`, nothing that can be opened exists.
+
+    Blocks are reserved in order (`reserve`) and may then be written from any thread (`write`): their bytes, and so
+    the whole store, do not depend on who wrote when. Leaving the `with` without `finish` removes what was begun.
+    """
+
+    def __init__(self, path: Path, layers: Mapping[str, int]) -> None:
+        self.path = path
+        self.dims = dict(layers)
+        self.rows = 0
+        self._blocks: list[int] = []
+        self._sums: dict[str, dict[int, str]] = {name: {} for name in layers}
+        self._ids: dict[int, npt.NDArray[np.int64]] = {}
+        self._quarantine: list[bytes] = []
+        self._handles: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        """Take the folder for this process alone and open the parts."""
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            if (self.path / "manifest.json").exists():
+                raise StoreError(
+                    f"{self.path}: already holds a store. Name another folder with --store, or remove this one first."
+                )
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._lock)
+                raise StoreError(
+                    f"{self.path}: another mirsearch is writing here. Wait for it to end."
+                ) from None
+            for name in self.dims:
+                part = part_of(self.path / f"{name}.npy")
+                self._handles[name] = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        return self
+
+    def reserve(self, rows: int) -> tuple[int, int]:
+        """Take the next `rows` rows: (number of the block, first row). Call in the order of the rows."""
+        block, start = len(self._blocks), self.rows
+        self._blocks.append(rows)
+        self.rows += rows
+        return block, start
+
+    def write(
+        self,
+        place: tuple[int, int],
+        photo_ids: npt.NDArray[np.int64],
+        layers: Mapping[str, npt.NDArray[np.float32]],
+    ) -> None:
+        """Write one reserved block: ids (r,) int64 and each layer (r, dim) float32, C order."""
+        block, start = place
+        self._ids[block] = photo_ids
+        for name, rows in layers.items():
+            data = memoryview(np.ascontiguousarray(rows)).cast("B")
+            self._sums[name][block] = digest(data)
+            write_at(self._handles[name], data, npy.HEADER_BYTES + start * rows.shape[1] * 4)
+
+    def quarantine(self, line: bytes) -> None:
+        """Add one JSON line to `quarantine.jsonl`."""
+        self._quarantine.append(line)
+
+    def finish(self, sources: Sequence[str]) -> Manifest:
+        """Flush and rename everything, the manifest last."""
+        with disk_errors(self.path):
+            blocks = range(len(self._blocks))
+            ids = np.concatenate([self._ids[i] for i in blocks]) if self._blocks else np.empty(0, np.int64)
+            for name, dim in self.dims.items():
+                write_at(self._handles[name], memoryview(npy.header((self.rows, dim), "<f4")), 0)
+                os.close(self._handles.pop(name))
+                publish(self.path / f"{name}.npy")
+            write_whole(
+                self.path / "photo_ids.npy", npy.header((self.rows,), "<i8") + ids.astype("<i8").tobytes()
+            )
+            lines = b"".join(self._quarantine)
+            write_whole(self.path / "quarantine.jsonl", lines)
+            flush_folder(self.path)
+            manifest = Manifest(
+                engine_version=VERSION,
+                rows=self.rows,
+                layers={
+                    name: Layer(file=f"{name}.npy", dim=dim, xxh3=[self._sums[name][i] for i in blocks])
+                    for name, dim in self.dims.items()
+                },
+                block_rows=list(self._blocks),
+                photo_ids_xxh3=digest(ids),
+                sources=list(sources),
+                quarantined=len(self._quarantine),
+                quarantine_xxh3=digest(lines),
+            )
+            write_manifest(self.path, manifest)
+        return manifest
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let go of the folder; without a manifest, what was begun is removed."""
+        for handle in self._handles.values():
+            os.close(handle)
+        if not (self.path / "manifest.json").exists():
+            names: list[Any] = [*(f"{name}.npy" for name in self.dims), "photo_ids.npy", "quarantine.jsonl"]
+            for name in names:
+                (self.path / name).unlink(missing_ok=True)
+                (self.path / (name + PART)).unlink(missing_ok=True)
+        os.close(self._lock)  # the file stays: removing a lock that another process just opened would undo it

@@ -1,0 +1,10 @@
+"""Arithmetic on arrays: decode, check, quantize, re-rank. Knows no files, no FAISS, no settings.
+
+`reference` says what each kernel means, in NumPy; `cpu` is the same in Numba, `cuda` the same in CuPy and CUDA C.
+All three offer the same functions (`Kernels`), and `load` is the one door to them.
+"""
+
+from kernels.contract import Codes, Kernels, Metric
+from kernels.device import Device, DeviceUnavailableError, load, parse_device
+
+__all__ = ["Codes", "Device", "DeviceUnavailableError", "Kernels", "Metric", "load", "parse_device"]

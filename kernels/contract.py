@@ -1,0 +1,53 @@
+"""What every set of kernels offers: the shapes, the meaning, and the constants they share."""
+
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Metric = Literal["cosine", "ip", "l2"]
+"""How two vectors are compared. Scores are higher-is-better: cosine, inner product, minus the squared distance."""
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+U8 = npt.NDArray[np.uint8]
+
+FC8_DIM, FC7_DIM = 1000, 4096
+FC8_AT, FC7_AT, RECORD_BYTES = 8, 4016, 20_400
+
+# What `decode` and `check` say of a record, as bits.
+BAD_FC8_HEADER, BAD_FC7_HEADER, FC8_NOT_FINITE, FC7_NOT_FINITE = 1, 2, 4, 8
+
+
+class Codes(NamedTuple):
+    """Rows in a compact form: row i is `low[i] + step[i] * values[i]`, in every dimension.
+
+    values: (n, d) uint8 or float16 codes, or float32 rows as they are (then low, step, norm2 are None).
+    low, step: (n,) float32. norm2: (n,) float32, the squared length of the uncompressed row.
+    """
+
+    values: Any
+    low: Any = None
+    step: Any = None
+    norm2: Any = None
+
+
+class Kernels(Protocol):
+    """The functions of `kernels.reference`, `kernels.cpu` and `kernels.cuda`."""
+
+    def host_buffer(self, shape: tuple[int, ...]) -> U8:
+        """Host memory (uint8) that the device can copy from without a detour: page-locked on CUDA."""
+
+    def decode(self, records: U8, fc7: F32, fc8: F32) -> U8:
+        """Split raw records (n, 20400) into `fc7` (n, 4096) and `fc8` (n, 1000); the flags (n,) of each record."""
+
+    def non_finite(self, rows: F32) -> npt.NDArray[np.bool_]:
+        """Whether each row of (n, d) float32 holds a NaN or an infinity, shape (n,)."""
+
+    def quantize(self, rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
+        """Codes of float32 rows (n, d), each row scaled by its own range, so any finite values fit."""
+
+    def rerank(
+        self, queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int
+    ) -> tuple[I64, F32]:
+        """The best `keep` of each query's candidates, best first; see `kernels.reference.rerank`."""

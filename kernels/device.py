@@ -1,0 +1,70 @@
+"""The door to the kernels: which device was asked for, and the functions that run on it."""
+
+import importlib
+import os
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal, cast
+
+from kernels.contract import Kernels
+
+
+class DeviceUnavailableError(RuntimeError):
+    """CUDA was asked for and cannot be used; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device settled for a whole command: its kind, the GPUs, and why it was chosen."""
+
+    kind: Literal["cpu", "cuda"]
+    gpus: tuple[int, ...] = ()
+    why: str = ""
+
+    def __str__(self) -> str:
+        """`cpu`, `cuda:0` or `cuda:0,1`."""
+        return self.kind if self.kind == "cpu" else f"cuda:{','.join(map(str, self.gpus))}"
+
+
+def parse_device(text: str) -> tuple[Literal["auto", "cpu", "cuda"], tuple[int, ...]]:
+    """The kind and the GPU numbers in `auto`, `cpu`, `cuda`, `cuda:0` or `cuda:0,1`; ValueError otherwise."""
+    if text in ("auto", "cpu"):
+        return cast(Literal["auto", "cpu"], text), ()
+    match = re.fullmatch(r"cuda(?::(\d+(?:,\d+)*))?", text)
+    if match is None:
+        raise ValueError(f"device {text!r}: expected auto, cpu, cuda, cuda:0 or cuda:0,1")
+    gpus = tuple(int(part) for part in match[1].split(",")) if match[1] else ()
+    if len(set(gpus)) != len(gpus):
+        raise ValueError(f"device {text!r}: a GPU is named twice")
+    return "cuda", gpus
+
+
+def cpu_threads() -> int:
+    """How many threads work is spread over: the cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def cupy_gpus() -> tuple[int, str]:
+    """How many GPUs CuPy can use, and why there are none if there are none."""
+    try:
+        cupy = importlib.import_module("cupy")
+    except ImportError:
+        return 0, "CuPy is not installed"
+    except Exception as error:  # a broken CUDA installation may fail in any way at import
+        return 0, f"CuPy cannot be imported: {error}"
+    if not cupy.cuda.is_available():
+        return 0, "CuPy sees no GPU (no driver, or no device)"
+    return int(cupy.cuda.runtime.getDeviceCount()), ""
+
+
+@cache
+def load(device: Device | Literal["cpu", "cuda", "reference"]) -> Kernels:
+    """The kernels of a device. Raises DeviceUnavailableError for CUDA that cannot be used."""
+    kind = device.kind if isinstance(device, Device) else device
+    if kind == "cuda":
+        gpus, problem = cupy_gpus()
+        if not gpus:
+            raise DeviceUnavailableError(problem)
+    return cast(Kernels, importlib.import_module(f"kernels.{kind}"))

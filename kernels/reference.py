@@ -1,0 +1,100 @@
+"""Every kernel in a few lines of NumPy: what it means, and the oracle of all tests."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kernels import contract
+from kernels.contract import F32, I64, U8, Codes, Metric
+
+
+def host_buffer(shape: tuple[int, ...]) -> U8:
+    """Plain host memory, uint8: the device is the host."""
+    return np.empty(shape, np.uint8)
+
+
+def decode(records: U8, fc7: F32, fc8: F32) -> U8:
+    """Split raw `.dat` records into their layers; the flags of each record.
+
+    records: (n, 20400) uint8. fc7: (n, 4096), fc8: (n, 1000) float32, written in place, bit for bit.
+    Returns (n,) uint8: 0, or the sum of BAD_FC8_HEADER, BAD_FC7_HEADER, FC8_NOT_FINITE, FC7_NOT_FINITE.
+    """
+    fc8[:] = records[:, contract.FC8_AT : contract.FC7_AT - 8].copy().view("<f4")
+    fc7[:] = records[:, contract.FC7_AT :].copy().view("<f4")
+    header8 = records[:, :8].copy().view("<i8")[:, 0]
+    header7 = records[:, contract.FC7_AT - 8 : contract.FC7_AT].copy().view("<i8")[:, 0]
+    return (
+        contract.BAD_FC8_HEADER * (header8 != contract.FC8_DIM)
+        | contract.BAD_FC7_HEADER * (header7 != contract.FC7_DIM)
+        | contract.FC8_NOT_FINITE * non_finite(fc8)
+        | contract.FC7_NOT_FINITE * non_finite(fc7)
+    ).astype(np.uint8)
+
+
+def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
+    """Whether each row holds a NaN or an infinity. rows: (n, d) float32; returns (n,) bool."""
+    return np.asarray(~np.isfinite(rows).all(axis=1))
+
+
+def quantize(rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
+    """Codes of rows (n, d) float32, each row over its own range: no training, and no value falls outside.
+
+    uint8: low is the row's least value, step a 255th of its range. float16: low is 0, step the row's largest
+    magnitude, so that values past float16's 65,504 fit too. A constant row has step 0 (uint8) and zero codes.
+    """
+    rows = np.ascontiguousarray(rows, np.float32)
+    norm2 = np.einsum("ij,ij->i", rows, rows, dtype=np.float64).astype(np.float32)
+    if kind == "float16":
+        step = np.abs(rows).max(axis=1)
+        values = (rows / np.where(step > 0, step, np.float32(1))[:, None]).astype(np.float16)
+        return Codes(values, np.zeros_like(step), step, norm2)
+    low = rows.min(axis=1)
+    # Halved before the subtraction: the range of finite float32 values may itself overflow.
+    step = ((rows.max(axis=1) / 2 - low / 2) / np.float32(255)) * np.float32(2)
+    scaled = (rows - low[:, None]) / np.where(step > 0, step, np.float32(1))[:, None]
+    return Codes(np.clip(np.rint(scaled), 0, 255).astype(np.uint8), low, step, norm2)
+
+
+def restore(codes: Codes) -> npt.NDArray[np.float64]:
+    """The rows (n, d) that the codes stand for, in float64."""
+    values = codes.values.astype(np.float64)
+    if codes.low is None:
+        return np.asarray(values)
+    return np.asarray(codes.low[:, None].astype(np.float64) + codes.step[:, None].astype(np.float64) * values)
+
+
+def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int) -> tuple[I64, F32]:
+    """The best `keep` of each query's candidates by their score against the codes, best first.
+
+    queries: (q, d) float32. candidates: (q, r) int64 row numbers, distinct, −1 for absent. Returns rows
+    (q, keep) int64 and scores (q, keep) float32; equal scores in ascending order of row; absent = −1 and −inf.
+    Cosine of a zero vector with anything is 0. For float32 rows the score is exact; for codes, `norm2` (of the
+    uncompressed row) stands for the row's length, and the inner product is that of the restored row.
+    """
+    out_rows = np.full((len(queries), keep), -1, np.int64)
+    out_scores = np.full((len(queries), keep), -np.inf, np.float32)
+    for i, query in enumerate(queries.astype(np.float64)):
+        rows = candidates[i][candidates[i] >= 0]
+        scores = _scores(query, _take(codes, rows), metric).astype(np.float32)
+        best = np.lexsort((rows, -scores))[:keep]
+        out_rows[i, : len(best)], out_scores[i, : len(best)] = rows[best], scores[best]
+    return out_rows, out_scores
+
+
+def _take(codes: Codes, rows: I64) -> Codes:
+    return Codes(*(None if part is None else part[rows] for part in codes))
+
+
+def _scores(query: npt.NDArray[np.float64], codes: Codes, metric: Metric) -> npt.NDArray[np.float64]:
+    rows = restore(codes)
+    norm2 = (rows * rows).sum(axis=1) if codes.norm2 is None else codes.norm2.astype(np.float64)
+    dots = rows @ query
+    if metric == "ip":
+        return np.asarray(dots)
+    if metric == "l2":
+        if codes.norm2 is None:
+            return np.asarray(-((rows - query) ** 2).sum(axis=1))
+        return np.asarray(2 * dots - norm2 - query @ query)
+    lengths = np.sqrt(norm2) * np.sqrt(query @ query)
+    return np.asarray(np.clip(np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0), -1, 1))
