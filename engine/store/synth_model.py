@@ -10,12 +10,13 @@ sum of a matrix product passes 2**24; so no order of summation, thread count or 
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.store.dat import FC7_DIM, FC8_DIM
+from engine.store.synth_copies import KINDS, Pair, Plan, cosine, draw_plan, list_pairs, roots
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -31,30 +32,31 @@ CLUSTERS: Final = 6000
 ZIPF: Final = 0.9  # cluster k of CLUSTERS has weight (k + ZIPF_OFFSET) ** -ZIPF
 ZIPF_OFFSET: Final = 40.0
 TOPIC_SD: Final = 0.9
-TOPIC_DECAY: Final = 0.5  # standard deviation of latent dimension j goes as j ** -decay
-CLUSTER_SD: Final = 0.75
+TOPIC_DECAY: Final = 0.4  # standard deviation of latent dimension j goes as j ** -decay
+CLUSTER_SD: Final = 0.6
 CLUSTER_DECAY: Final = 0.5
-OWN_SD: Final = 0.45
+OWN_SD: Final = 0.4
 OWN_DECAY: Final = 0.7
 OWN_SPREAD: Final = 0.3  # of the logarithm, between clusters: some are tight, some loose
 BLEND: Final = 0.5  # largest share of the second cluster; the share is BLEND * uniform ** 2
-EVENNESS: Final = 0.5  # latent lengths are pulled to LENGTH: 0 leaves them, 1 makes them equal
+EVENNESS: Final = 0.7  # latent lengths are pulled to LENGTH: 0 leaves them, 1 makes them equal
 LENGTH: Final = 1.2
 
 # fc7
-NOISE: Final = 0.36  # of each unit and photo, before the ReLU: bounds the cosine of unrelated photos
-THRESHOLD: Final = 0.95
-THRESHOLD_SPREAD: Final = 0.5  # between units: some are often on, some hardly ever
+NOISE: Final = 0.38  # of each unit and photo, before the ReLU: bounds the cosine of unrelated photos
+THRESHOLD: Final = 1.02
+THRESHOLD_SPREAD: Final = 0.65  # between units: some are often on, some hardly ever
 FC7_UNIT: Final = 2.4
-CONTRAST: Final = 0.12  # of the logarithm of a photo's overall scale: the tail of the norms
+CONTRAST: Final = 0.11  # of the logarithm of a photo's overall scale: the tail of the norms
 
 # fc8
-DIRECT: Final = 160  # directions of fc7 that fc8 reads beside the latent ones
-DIRECT_SD: Final = 2.0
-CLASS_SD: Final = 8.0
-WHITEN: Final = 0.6
-FC8_UNIT: Final = 0.018
-BIAS: Final = 0.2
+DIRECT: Final = 320  # directions of fc7 that fc8 reads beside the latent ones
+DIRECT_SD: Final = 8.0
+CLASS_SD: Final = 4.0
+WHITEN: Final = 1.0  # 0: a class weighs latent dimensions by their variance, 1: all alike
+FAVOUR: Final = 0.8  # of a class: how much is its favoured cluster, the rest is its own
+FC8_UNIT: Final = 0.033
+BIAS: Final = 0.5
 
 # Whole numbers: see the head of this file for why.
 LATENT_STEP: Final = 1 / 64
@@ -64,60 +66,16 @@ WEIGHT_MAX: Final = 127  # 96 * 511 * 127 < 2**24
 ACTIVATION_STEP: Final = 1 / 256
 ACTIVATION_MAX: Final = 2047
 READ_SD: Final = 8.0
-READ_MAX: Final = 31  # about 900 active units of mean 150 times 31: a fourth of 2**24
+READ_MAX: Final = 31  # a photo's activations sum to 200,000 to 400,000; 31 times that is below 2**24
 HIDDEN_STEP: Final = 4096.0
 HIDDEN_MAX: Final = 1023
-CLASS_MAX: Final = 31  # 256 * 1023 * 31 < 2**24
+CLASS_MAX: Final = 31  # 416 * 1023 * 31 < 2**24
 
-
-class Kind(NamedTuple):
-    """A kind of planted pair: how many copies a block holds, and the band of fc7 cosine aimed at."""
-
-    name: str
-    copies: int
-    low: float
-    high: float
-
-
-# The default threshold of `dedup`, 0.95, lies in the middle of near-medium; weak copies overlap bursts.
-EXACT: Final = Kind("exact", 20, 1.0, 1.0)
-ALTERED: Final = (
-    Kind("near-strong", 14, 0.973, 0.994),
-    Kind("near-medium", 13, 0.932, 0.968),
-    Kind("near-weak", 13, 0.852, 0.928),
-    Kind("burst", 40, 0.802, 0.927),
-)
-KINDS: Final = (EXACT.name, *(kind.name for kind in ALTERED))
-TRIPLES: Final = 4  # of a block's exact groups have three photos, the others two
-STRONGEST: Final = 4.0  # multiple of the own deviation up to which a copy may be altered
+# Copies
+STRONGEST: Final = 4.0  # multiple of a deviation up to which a copy may be altered
+GROWTH: Final = 0.48  # length of a deviation beside its original's: copies are scaled back by it
 HALVINGS: Final = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """Photo `photo_id` was made from photo `of`; `strength` is 0 for an exact copy, no unit otherwise."""
-
-    kind: str
-    photo_id: int
-    of: int
-    strength: float
-    fc7_cosine: float
-    fc8_cosine: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Which rows of a block are copies of which, in arrays of one entry per pair.
-
-    `exact` is (p, 2), rows (of, copy); in a group of three the first photo is the source of both others,
-    and the pair of the two copies is listed too. `altered` is (q, 2), `target` its fc7 cosines, `kinds` its
-    names.
-    """
-
-    exact: Int64
-    altered: Int64
-    target: Float64
-    kinds: tuple[str, ...]
+COPY_CONTRAST: Final = 0.15  # of a photo's own contrast is kept by a copy, which takes its original's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +134,10 @@ class Network:
         """What each class makes of the directions read, (LATENT + DIRECT, 1000): it favours one cluster."""
         favoured = self.centres[np.searchsorted(self.cumulative, rng.random(FC8_DIM))]
         favoured *= spectrum(TOPIC_DECAY) ** -WHITEN
-        favoured *= CLASS_SD / favoured.std()
+        favoured /= favoured.std()
+        favoured = CLASS_SD * (
+            FAVOUR * favoured + np.sqrt(1 - FAVOUR**2) * rng.standard_normal(favoured.shape)
+        )
         direct = DIRECT_SD * rng.standard_normal((FC8_DIM, DIRECT))
         return np.ascontiguousarray(whole(np.concatenate([favoured, direct], axis=1), CLASS_MAX).T)
 
@@ -197,21 +158,7 @@ def _place(net: Network, rng: np.random.Generator) -> tuple[Float64, Float64]:
     return latent * (LENGTH / length) ** EVENNESS, own
 
 
-def _plan(rng: np.random.Generator) -> Plan:
-    """Draw the copies of a block; originals come before copies, so that a cut anywhere is consistent."""
-    order = rng.permutation(BLOCK)
-    triples = np.sort(order[: 3 * TRIPLES].reshape(-1, 3), axis=1)
-    used, pairs = 3 * TRIPLES, EXACT.copies - 2 * TRIPLES
-    doubles = np.sort(order[used : used + 2 * pairs].reshape(-1, 2), axis=1)
-    used, count = used + 2 * pairs, sum(kind.copies for kind in ALTERED)
-    altered = np.sort(order[used : used + 2 * count].reshape(-1, 2), axis=1)
-    exact = np.concatenate([doubles, triples[:, :2], triples[:, ::2], triples[:, 1:]])
-    target = np.concatenate([kind.low + (kind.high - kind.low) * rng.random(kind.copies) for kind in ALTERED])
-    kinds = tuple(kind.name for kind in ALTERED for _ in range(kind.copies))
-    return Plan(exact=exact, altered=altered, target=target, kinds=kinds)
-
-
-def _activate(pre: Float32, threshold: Float32, out: Float32) -> Float32:
+def _activate(pre: npt.NDArray[np.floating], threshold: Float32, out: Float32) -> Float32:
     """ReLU above the thresholds, into `out` as whole numbers 0 .. ACTIVATION_MAX."""
     np.subtract(pre, threshold, out=out)
     out *= np.float32(1 / ACTIVATION_STEP)
@@ -219,15 +166,8 @@ def _activate(pre: Float32, threshold: Float32, out: Float32) -> Float32:
     return np.rint(out, out=out)
 
 
-def cosine(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> Float64:
-    """Cosine of each row of `a` with the same row of `b`, (n,), summed in float64."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    found: Float64 = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return found
-
-
-def _alter(net: Network, pre: Float32, plan: Plan) -> Float32:
-    """Turn rows of `pre` into altered copies of others, each exactly as far as its target cosine says.
+def _alter(net: Network, pre: Float32, plan: Plan) -> Float64:
+    """Turn rows of `pre` into altered copies of others, each just as far as its target cosine says.
 
     On entry a copy's row holds its own deviation; the strength it is added with is found by halving, on the
     final activations, so that a pair is in its band by construction. Returns the strengths, (q,).
@@ -235,15 +175,24 @@ def _alter(net: Network, pre: Float32, plan: Plan) -> Float32:
     of, copy = plan.altered.T
     original, deviation = pre[of], pre[copy]
     reference = _activate(original, net.threshold, np.empty_like(original))
-    low, high = np.zeros(len(of), np.float32), np.full(len(of), STRONGEST, np.float32)
+    low, high = np.zeros(len(of)), np.full(len(of), STRONGEST)
     trial = np.empty_like(original)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        _activate(original + middle[:, None] * deviation, net.threshold, trial)
+        _activate(_mixed(original, deviation, middle), net.threshold, trial)
         close = cosine(reference, trial) > plan.target
         low, high = np.where(close, middle, low), np.where(close, high, middle)
-    pre[copy] = original + low[:, None] * deviation
+    pre[copy] = _mixed(original, deviation, low)
     return low
+
+
+def _mixed(
+    original: npt.NDArray[np.floating], deviation: npt.NDArray[np.floating], strength: Float64
+) -> npt.NDArray[np.floating]:
+    """Rows of originals with deviations of some strength (n,) added, about as long as before."""
+    added = strength[:, None].astype(original.dtype)
+    mixed: npt.NDArray[np.floating] = (original + added * deviation) / np.sqrt(1 + np.square(GROWTH * added))
+    return mixed
 
 
 def _score(net: Network, activations: Float32, scale: Float32) -> Float32:
@@ -260,7 +209,7 @@ def make_block(seed: int, number: int) -> Block:
     """Make block `number`: photos number * BLOCK and the 999 after it, always the whole block."""
     net, rng = network(seed), generator(seed, 1, number)
     latent, own = _place(net, rng)
-    plan = _plan(rng)
+    plan = draw_plan(rng, BLOCK)
     of, copy = plan.altered.T
     source = latent[of]
     latent[copy] = own[copy]
@@ -270,39 +219,19 @@ def make_block(seed: int, number: int) -> Block:
     rows *= np.float32(NOISE)
     pre += rows
     strength = _alter(net, pre, plan)
-    latent[copy] = source + strength[:, None] * own[copy]
+    latent[copy] = _mixed(source, own[copy], strength)
     _activate(pre, net.threshold, rows)
-    contrast = np.exp(CONTRAST * rng.standard_normal((BLOCK, 1)))
-    scale = (contrast * (FC7_UNIT * ACTIVATION_STEP)).astype(np.float32)
+    contrast = CONTRAST * rng.standard_normal((BLOCK, 1))
+    contrast[copy] = contrast[of] + COPY_CONTRAST * contrast[copy]
+    scale = (np.exp(contrast) * (FC7_UNIT * ACTIVATION_STEP)).astype(np.float32)
     for array in (rows, scale, latent):
-        array[plan.exact[:, 1]] = array[_roots(plan)]
+        array[plan.exact[:, 1]] = array[roots(plan)]
     fc8 = _score(net, rows, scale)
     rows *= scale
     start = number * BLOCK
     kind = np.full(BLOCK, -1)
     kind[plan.exact[:, 1]] = 0
     kind[copy] = [KINDS.index(name) for name in plan.kinds]
-    pairs = _pairs(start, plan, strength, rows, fc8)
+    pairs = list_pairs(start, plan, strength, rows, fc8)
     whole_latent = whole(latent / LATENT_STEP, LATENT_MAX)
     return Block(start=start, fc7=rows, fc8=fc8, latent=whole_latent, kind=kind, pairs=pairs)
-
-
-def _roots(plan: Plan) -> Int64:
-    """The first photo of the group of every exact pair, (p,): what its copy is copied from."""
-    roots = plan.exact[:, 0].copy()
-    roots[-TRIPLES:] = plan.exact[-2 * TRIPLES : -TRIPLES, 0]
-    return roots
-
-
-def _pairs(start: int, plan: Plan, strength: Float32, fc7: Float32, fc8: Float32) -> tuple[Pair, ...]:
-    """The truth about one block, in the order of the copies' photo ids."""
-    rows = np.concatenate([plan.exact, plan.altered])
-    kinds = (EXACT.name,) * len(plan.exact) + plan.kinds
-    strengths = [0.0] * len(plan.exact) + strength.tolist()
-    of, copy = rows.T
-    cosines = zip(cosine(fc7[of], fc7[copy]).tolist(), cosine(fc8[of], fc8[copy]).tolist(), strict=True)
-    found = [
-        Pair(kind=kind, photo_id=start + b, of=start + a, strength=s, fc7_cosine=c7, fc8_cosine=c8)
-        for kind, (a, b), s, (c7, c8) in zip(kinds, rows.tolist(), strengths, cosines, strict=True)
-    ]
-    return tuple(sorted(found, key=lambda pair: (pair.photo_id, pair.of)))

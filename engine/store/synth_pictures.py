@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from engine.store.synth_model import KINDS, LATENT, LATENT_STEP, Block, Float32, generator, whole
+from engine.store.synth_copies import KINDS, Float32
+from engine.store.synth_model import LATENT, LATENT_STEP, Block, generator, whole
 
 SIDE: Final = 96  # pixels
 HILLS: Final = 3
