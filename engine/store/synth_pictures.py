@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from engine.store.synth_copies import KINDS, Float32
-from engine.store.synth_model import LATENT, LATENT_STEP, Block, generator, whole
+from engine.store.synth_model import LATENT, LATENT_STEP, TOPIC_DECAY, Block, generator, spectrum, whole
 
 SIDE: Final = 96  # pixels
 HILLS: Final = 3
@@ -46,8 +46,14 @@ ALTERATIONS: Final = {
 
 @lru_cache(maxsize=2)
 def _mixing(seed: int) -> Float32:
-    """What each trait makes of the latent dimensions, (LATENT, TRAITS): whole numbers, for exact sums."""
-    return whole(24 * generator(seed, 2).standard_normal((LATENT, TRAITS)), 127)
+    """What each trait makes of the latent dimensions, (LATENT, TRAITS): whole numbers, for exact sums.
+
+    Later dimensions weigh more: they differ between clusters rather than inside one, so that a burst keeps
+    its colours.
+    """
+    weight = np.arange(1.0, LATENT + 1.0)[:, None] ** 0.4
+    weight *= 24 / np.sqrt(np.square(weight * spectrum(TOPIC_DECAY)[:, None]).sum())
+    return whole(weight * generator(seed, 2).standard_normal((LATENT, TRAITS)), 127)
 
 
 def traits(block: Block, seed: int) -> Float32:
@@ -106,8 +112,8 @@ def _draw(number: Float32, change: Float32) -> np.ndarray[tuple[int, ...], np.dt
     x = axis * (1 - change[:, :1]) + 2 * change[:, 1:2]
     y = axis * (1 - change[:, :1]) + 2 * change[:, 2:3]
     trait = iter(number.T)
-    hue, glow, light = 0.6 * next(trait), 0.12 * next(trait), next(trait)
-    top = _hue(0.5 + hue, 0.55, 0.75 + 0.2 * light)
+    hue, glow, light = 0.5 * next(trait), 0.1 * next(trait), next(trait)
+    top = _hue(0.5 + hue, 0.48, 0.76 + 0.2 * light)
     low = _hue(0.5 + hue + 0.22 + glow, 0.35, 0.95 + 0.05 * light)
     height = np.clip(0.5 + 0.5 * y, 0, 1)[:, None, :, None]
     canvas = np.broadcast_to(top[:, :, None, None] * (1 - height), (*top.shape, SIDE, SIDE)).copy()
