@@ -10,9 +10,9 @@ class Progress(Protocol):
     (files, rows, queries), `detail` is free text for the end of the line.
     """
 
-    def __call__(
-        self, phase: str, done: int, total: int, *, unit: str = "rows", detail: str = ""
-    ) -> None: ...
+    def __call__(self, phase: str, done: int, total: int, *, unit: str = "rows", detail: str = "") -> None:
+        """Say that `done` of `total` units of a phase are done; a total of 0 means nobody knows."""
+        ...
 
 
 def silent(phase: str, done: int, total: int, *, unit: str = "rows", detail: str = "") -> None:

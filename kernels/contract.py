@@ -9,13 +9,14 @@ Metric = Literal["cosine", "ip", "l2"]
 """How two vectors are compared. Scores are higher-is-better: cosine, inner product, minus the squared distance."""
 
 F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 U8 = npt.NDArray[np.uint8]
 
 FC8_DIM, FC7_DIM = 1000, 4096
 FC8_AT, FC7_AT, RECORD_BYTES = 8, 4016, 20_400
 
-# What `decode` and `check` say of a record, as bits.
+# What `decode` says of a record, as bits.
 BAD_FC8_HEADER, BAD_FC7_HEADER, FC8_NOT_FINITE, FC7_NOT_FINITE = 1, 2, 4, 8
 
 
@@ -47,7 +48,20 @@ class Kernels(Protocol):
     def quantize(self, rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
         """Codes of float32 rows (n, d), each row scaled by its own range, so any finite values fit."""
 
-    def rerank(
-        self, queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int
-    ) -> tuple[I64, F32]:
+    def resident(self, codes: Codes) -> Codes:
+        """The codes where `rerank` reads them fastest: on the GPU if they fit there, else as they are."""
+
+    def rerank(self, queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int) -> tuple[I64, F32]:
         """The best `keep` of each query's candidates, best first; see `kernels.reference.rerank`."""
+
+    def project(self, rows: F32, axes: F32, *, unit: bool) -> F32:
+        """Rows (n, D) onto axes (D, d), (n, d) float32; see `kernels.dense.project`."""
+
+    def moments(self, rows: F32, *, unit: bool) -> tuple[F64, F32]:
+        """Sum (D,) and second moment (D, D) of rows (n, D); see `kernels.dense.moments`."""
+
+    def top_axes(self, covariance: F64, count: int) -> tuple[F32, F32]:
+        """The `count` leading eigenvectors (D, count) of a symmetric matrix (D, D), and their eigenvalues."""
+
+    def nearest(self, queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
+        """The best k rows of a block for each query, unordered; see `kernels.dense.nearest`."""

@@ -1,12 +1,12 @@
 """Every kernel in a few lines of NumPy: what it means, and the oracle of all tests."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels import contract
-from kernels.contract import F32, I64, U8, Codes, Metric
+from kernels.contract import F32, F64, I64, U8, Codes, Metric
 
 
 def host_buffer(shape: tuple[int, ...]) -> U8:
@@ -24,12 +24,13 @@ def decode(records: U8, fc7: F32, fc8: F32) -> U8:
     fc7[:] = records[:, contract.FC7_AT :].copy().view("<f4")
     header8 = records[:, :8].copy().view("<i8")[:, 0]
     header7 = records[:, contract.FC7_AT - 8 : contract.FC7_AT].copy().view("<i8")[:, 0]
-    return (
+    flags = (
         contract.BAD_FC8_HEADER * (header8 != contract.FC8_DIM)
         | contract.BAD_FC7_HEADER * (header7 != contract.FC7_DIM)
         | contract.FC8_NOT_FINITE * non_finite(fc8)
         | contract.FC7_NOT_FINITE * non_finite(fc7)
-    ).astype(np.uint8)
+    )
+    return np.asarray(flags, np.uint8)
 
 
 def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
@@ -98,3 +99,45 @@ def _scores(query: npt.NDArray[np.float64], codes: Codes, metric: Metric) -> npt
         return np.asarray(2 * dots - norm2 - query @ query)
     lengths = np.sqrt(norm2) * np.sqrt(query @ query)
     return np.asarray(np.clip(np.divide(dots, lengths, out=np.zeros_like(dots), where=lengths > 0), -1, 1))
+
+
+def resident(codes: Codes) -> Codes:
+    """The codes as they are."""
+    return codes
+
+
+def _unit(rows: F64) -> F64:
+    lengths = np.sqrt((rows * rows).sum(axis=1, keepdims=True))
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1))
+
+
+def project(rows: F32, axes: F32, *, unit: bool) -> F32:
+    """Rows (n, D) onto axes (D, d); with `unit`, of unit length before and after. Zero rows stay zero."""
+    wide = rows.astype(np.float64)
+    if unit:
+        return _unit(_unit(wide) @ axes.astype(np.float64)).astype(np.float32)
+    return np.asarray(wide @ axes.astype(np.float64)).astype(np.float32)
+
+
+def moments(rows: F32, *, unit: bool) -> tuple[F64, F32]:
+    """Sum (D,) and second moment (D, D) of rows (n, D), of their directions with `unit`."""
+    wide = _unit(rows.astype(np.float64)) if unit else rows.astype(np.float64)
+    return wide.sum(axis=0), (wide.T @ wide).astype(np.float32)
+
+
+def top_axes(covariance: F64, count: int) -> tuple[F32, F32]:
+    """The `count` leading eigenvectors (D, count), largest eigenvalue first, and the eigenvalues (count,)."""
+    values, vectors = np.linalg.eigh(covariance)
+    return fix_signs(vectors[:, ::-1][:, :count]).astype(np.float32), values[::-1][:count].astype(np.float32)
+
+
+def fix_signs(axes: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Axes (D, d) with the entry of largest magnitude positive: an eigenvector's sign is arbitrary."""
+    largest = np.take_along_axis(axes, np.abs(axes).argmax(axis=0)[None], axis=0)
+    return np.asarray(axes * np.where(largest < 0, -1.0, 1.0))
+
+
+def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
+    """The best k rows of a block for each query, here in order: positions (q, k) and scores (q, k)."""
+    everything = np.broadcast_to(np.arange(len(rows)), (len(queries), len(rows)))
+    return rerank(queries, everything, Codes(rows), metric, k)

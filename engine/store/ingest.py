@@ -140,15 +140,15 @@ def _one_per_photo(found: Listing) -> tuple[Listing, list[Refused], int]:
                 repeated += 1
             else:
                 if reason is None:
-                    reason = f"photo {ids[i]} again, with other content than {found.path(chosen).decode(errors='replace')}"
+                    reason = (
+                        f"photo {ids[i]} again, with other content than {found.path(chosen).decode(errors='replace')}"
+                    )
                 source = found.path(i).decode(errors="surrogateescape")
                 refused.append(Refused(source=source, photo_id=int(ids[i]), reason=reason))
     return (found if keep.all() else found.take(np.flatnonzero(keep))), refused, repeated
 
 
-def _copy(
-    files: Listing, writer: StoreWriter, device: Device, threads: int
-) -> Iterator[tuple[int, list[Refused]]]:
+def _copy(files: Listing, writer: StoreWriter, device: Device, threads: int) -> Iterator[tuple[int, list[Refused]]]:
     """Copy all files, a block each; yields (files done, what was refused) in order of the blocks."""
     local = threading.local()
     order = _Turns()
@@ -156,7 +156,7 @@ def _copy(
     def block_of(number: int) -> list[Refused]:
         if not hasattr(local, "reader"):
             local.reader, local.block = open_reader(device, BLOCK_FILES), Block(BLOCK_FILES)
-        part = files.take(np.s_[number * BLOCK_FILES : (number + 1) * BLOCK_FILES])
+        part = files.take(slice(number * BLOCK_FILES, (number + 1) * BLOCK_FILES))
         try:
             ids, refused = _read_block(part, local.reader, local.block)
         except BaseException:
@@ -195,9 +195,7 @@ def _read_block(files: Listing, reader: Reader, block: Block) -> tuple[npt.NDArr
     refused: list[Refused] = []
     for i in np.flatnonzero(~block.good[:n]).tolist():
         reason, record = examine(files.path(i))
-        if (
-            reason is None and record is not None
-        ):  # it was being written, or a network disk answered in pieces
+        if reason is None and record is not None:  # it was being written, or a network disk answered in pieces
             block.fc7[i], block.fc8[i], block.good[i] = record["fc7"], record["fc8"], True
         else:
             source = files.path(i).decode(errors="surrogateescape")

@@ -14,7 +14,7 @@ def header(shape: tuple[int, ...], dtype: str) -> bytes:
     """The 128-byte header (format version 1.0) of a C-ordered array."""
     buffer = io.BytesIO()
     description = {"descr": dtype, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(buffer, description)  # type: ignore[no-untyped-call]
+    np.lib.format.write_array_header_1_0(buffer, description)
     data = buffer.getvalue()
     if len(data) != HEADER_BYTES:
         raise AssertionError(f"npy header of {len(data)} bytes for shape {shape}, expected {HEADER_BYTES}")
@@ -32,18 +32,12 @@ def check_file(path: Path, shape: tuple[int, ...], dtype: str) -> None:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror}). Restore it, or build again.") from error
     if found != size:
-        raise StoreError(
-            f"{path}: {found:,} bytes, expected {size:,}. The file is cut short or was replaced."
-        )
+        raise StoreError(f"{path}: {found:,} bytes, expected {size:,}. The file is cut short or was replaced.")
     if start != expected:
-        raise StoreError(
-            f"{path}: its header is not that of a {dtype} array of shape {shape}. The file is damaged."
-        )
+        raise StoreError(f"{path}: its header is not that of a {dtype} array of shape {shape}. The file is damaged.")
 
 
-def open_rows(
-    path: Path, shape: tuple[int, ...], dtype: str
-) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
+def open_rows(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
     """A read-only map of the file's array, after `check_file`."""
     check_file(path, shape, dtype)
     if 0 in shape:  # an empty file part cannot be mapped

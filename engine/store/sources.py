@@ -55,7 +55,7 @@ class Listing:
         start = int(self.name_at[i])
         return self.names[start : start + 300].tobytes().split(b"\0", 1)[0]
 
-    def take(self, at: npt.NDArray[Any]) -> "Listing":
+    def take(self, at: npt.NDArray[Any] | slice) -> "Listing":
         """The files at these positions, in their order."""
         return Listing(
             folders=self.folders, photo_ids=self.photo_ids[at], folder=self.folder[at], name_at=self.name_at[at],
@@ -179,8 +179,7 @@ def _ordered(scan: _Scan) -> Listing:
     rank[sorted(range(len(scan.folders)), key=lambda i: scan.folders[i])] = np.arange(len(scan.folders))
     order = np.lexsort((rank[folder] if len(folder) else folder, ids))
     names = np.frombuffer(bytes(scan.names) + b"\0", np.uint8)
-    listing = Listing(
+    return Listing(
         folders=scan.folders, photo_ids=ids[order], folder=folder[order], name_at=name_at[order], names=names,
         refused=sorted(scan.refused, key=lambda refused: refused.source), ignored=scan.ignored,
     )  # fmt: skip
-    return listing

@@ -47,9 +47,7 @@ class StoreWriter:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(self._lock)
-                raise StoreError(
-                    f"{self.path}: another mirsearch is writing here. Wait for it to end."
-                ) from None
+                raise StoreError(f"{self.path}: another mirsearch is writing here. Wait for it to end.") from None
             for name in self.dims:
                 part = part_of(self.path / f"{name}.npy")
                 self._handles[name] = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -72,7 +70,7 @@ class StoreWriter:
         block, start = place
         self._ids[block] = photo_ids
         for name, rows in layers.items():
-            data = memoryview(np.ascontiguousarray(rows)).cast("B")
+            data = np.ascontiguousarray(rows).data.cast("B")
             self._sums[name][block] = digest(data)
             write_at(self._handles[name], data, npy.HEADER_BYTES + start * rows.shape[1] * 4)
 
@@ -89,9 +87,7 @@ class StoreWriter:
                 write_at(self._handles[name], memoryview(npy.header((self.rows, dim), "<f4")), 0)
                 os.close(self._handles.pop(name))
                 publish(self.path / f"{name}.npy")
-            write_whole(
-                self.path / "photo_ids.npy", npy.header((self.rows,), "<i8") + ids.astype("<i8").tobytes()
-            )
+            write_whole(self.path / "photo_ids.npy", npy.header((self.rows,), "<i8") + ids.astype("<i8").tobytes())
             lines = b"".join(self._quarantine)
             write_whole(self.path / "quarantine.jsonl", lines)
             flush_folder(self.path)

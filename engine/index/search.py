@@ -1,0 +1,197 @@
+"""Searching an index: candidates from the shards, then closer and closer comparisons with fewer and fewer rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import IndexUnusableError, InputError
+from engine.index import ivfpq, shards
+from engine.index.build import sum_file
+from engine.index.device import settle
+from engine.index.exact import exact_search, excluded_rows
+from engine.index.manifest import IndexManifest, Part, read_index_manifest
+from engine.index.reduce import Reduction
+from engine.index.result import SearchResult
+from engine.index.spec import SearchSpec, default_rerank
+from engine.progress import Progress, silent
+from engine.store import npy
+from engine.store.store import Store
+from kernels import Codes, Device, Kernels, load
+
+BLOCK_QUERIES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """An index opened for searching, on one device."""
+
+    path: Path
+    store: Store
+    manifest: IndexManifest
+    device: Device
+    kernels: Kernels
+    reduction: Reduction | None
+    shards: list[Any]
+    sketch: Codes | None
+    refine: Codes | None
+
+    @classmethod
+    def open(cls, path: Path | str, *, device: Device | str = "auto", store: Store | None = None) -> Self:
+        """Open `STORE/indices/NAME`; IndexUnusableError when it is absent, damaged, or of another state of the store.
+
+        Every file's length is checked, and the checksums of all but the large code arrays: those only choose which
+        rows are compared exactly, and `mirsearch verify` reads them all.
+        """
+        path = Path(path)
+        settled = settle(device) if isinstance(device, str) else device
+        manifest = read_index_manifest(path)
+        store = store or Store.open(path.parent.parent)
+        if manifest.store_digest != store.manifest.digest:
+            raise IndexUnusableError(
+                f"{path}: built from another state of {store.path}. Build it again: "
+                f"mirsearch build {store.path} --layer {manifest.spec.layer}"
+            )
+        _check_parts(path, manifest)
+        kernels = load(settled)
+        return cls(
+            path=path, store=store, manifest=manifest, device=settled, kernels=kernels,
+            reduction=_open_reduction(path, manifest),
+            shards=[ivfpq.load(path / shard.file, settled) for shard in manifest.shards],
+            sketch=_open_codes(path, "sketch", manifest, kernels),
+            refine=_open_codes(path, "refine", manifest, kernels),
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        """How many photos."""
+        return self.manifest.rows
+
+    @property
+    def layer(self) -> str:
+        """The layer that is indexed."""
+        return self.manifest.spec.layer
+
+    def settings(self, spec: SearchSpec) -> tuple[int, int]:
+        """The probes and the candidates that a search with this specification uses."""
+        lists = self.manifest.spec.lists or 1
+        probes = min(spec.probes or self.manifest.probes, lists)
+        rerank = spec.rerank or max(self.manifest.rerank, default_rerank(spec.k, len(self)))
+        return probes, max(min(rerank, len(self)), 1)
+
+    def search(
+        self,
+        queries: npt.ArrayLike,
+        spec: SearchSpec | None = None,
+        *,
+        exclude: npt.ArrayLike | None = None,
+        progress: Progress = silent,
+    ) -> SearchResult:
+        """The k nearest photos of each query, with exact scores.
+
+        queries: (n, dim) or (dim,) finite float32. exclude: (n,) photo ids, one for each query, that its answer
+        must not contain (−1 for none). Any number of queries in bounded memory. InputError for a wrong shape or
+        values that are not finite.
+        """
+        spec = spec or SearchSpec()
+        rows = check_queries(queries, self.manifest.dim, self.layer)
+        banned = None if exclude is None else np.atleast_1d(np.asarray(exclude, np.int64))
+        probes, rerank = self.settings(spec)
+        if not self.shards or (rerank >= len(self) and probes >= (self.manifest.spec.lists or 0)):
+            metric = self.manifest.spec.metric
+            return exact_search(
+                self.store, self.layer, rows, spec.k, metric=metric, kernels=self.kernels, exclude=banned,
+                progress=progress,
+            )  # fmt: skip
+        found = np.full((len(rows), spec.k), -1, np.int64)
+        scores = np.full((len(rows), spec.k), -np.inf, np.float32)
+        banned_rows = excluded_rows(self.store, banned, len(rows))
+        for start in range(0, len(rows), BLOCK_QUERIES):
+            part = np.s_[start : start + BLOCK_QUERIES]
+            found[part], scores[part] = self._block(rows[part], banned_rows[part], spec.k, probes, rerank)
+            progress("search", min(start + BLOCK_QUERIES, len(rows)), len(rows), unit="queries")
+        return SearchResult.of_rows(self.store, found, scores)
+
+    def _block(
+        self,
+        queries: npt.NDArray[np.float32],
+        banned: npt.NDArray[np.int64],
+        k: int,
+        probes: int,
+        rerank: int,
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        assert self.reduction is not None
+        reduced = self.reduction.apply(queries, self.kernels)
+        candidates = shards.candidates(self.shards, reduced, rerank, probes)
+        candidates = np.where(candidates == banned[:, None], -1, candidates)
+        metric = self.manifest.spec.metric
+        for codes, asked, keep in self._steps(queries, reduced, k, rerank):
+            if candidates.shape[1] > keep:
+                candidates, _ = self.kernels.rerank(asked, candidates, codes, metric, keep)
+        return self.kernels.rerank(queries, candidates, Codes(self.store.layer(self.layer)), metric, k)
+
+    def _steps(
+        self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], k: int, rerank: int
+    ) -> Iterator[tuple[Codes, npt.NDArray[np.float32], int]]:
+        """Codes, queries and how many candidates to keep, from the cheapest comparison to the closest.
+
+        The first step keeps an eighth, so that more candidates always mean more exact comparisons too.
+        """
+        if self.sketch is not None:
+            yield self.sketch, reduced, max(4 * k, rerank // 8)
+        if self.refine is not None:
+            yield self.refine, queries, max(k + max(k // 2, 6), rerank // 16)
+
+
+def check_queries(queries: npt.ArrayLike, dim: int, layer: str) -> npt.NDArray[np.float32]:
+    """Queries as C-ordered (n, dim) float32; InputError when the shape is another or a value is not finite."""
+    rows = np.atleast_2d(np.asarray(queries))
+    if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind not in "fiu":
+        raise InputError(f"queries of shape {rows.shape}, {rows.dtype}: expected (n, {dim}) float32 for {layer}")
+    with np.errstate(over="ignore"):  # a float64 past float32's range becomes an infinity, and is refused below
+        rows = np.ascontiguousarray(rows, np.float32)
+    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if len(bad):
+        raise InputError(f"query {bad[0]}: holds NaN, infinity or values past float32, expected finite float32")
+    return rows
+
+
+def _check_parts(path: Path, manifest: IndexManifest) -> None:
+    for file, expected in manifest.parts.items():
+        try:
+            size = (path / file).stat().st_size
+        except OSError as error:
+            raise IndexUnusableError(f"{path / file}: {error.strerror}. Build the index again.") from error
+        if size != expected.bytes:
+            raise IndexUnusableError(
+                f"{path / file}: {size:,} bytes, expected {expected.bytes:,}. Build the index again."
+            )
+        if file.endswith(".faiss") or file in ("axes.npy", "sketch_scale.npy", "refine_scale.npy"):
+            check_part(path, file, expected)
+
+
+def check_part(path: Path, file: str, expected: Part) -> None:
+    """IndexUnusableError unless a file of an index has the checksum that its manifest promises."""
+    if sum_file(path / file) != expected:
+        raise IndexUnusableError(f"{path / file}: does not match its checksum. Build the index again.")
+
+
+def _open_reduction(path: Path, manifest: IndexManifest) -> Reduction | None:
+    if "axes.npy" not in manifest.parts:
+        return None
+    shape = (manifest.dim, manifest.spec.reduced or 1)
+    axes = np.ascontiguousarray(npy.open_rows(path / "axes.npy", shape, "<f4"), np.float32)
+    explained = float(manifest.training.get("explained_variance", 0))
+    return Reduction(axes=axes, unit=manifest.spec.metric == "cosine", explained=explained)
+
+
+def _open_codes(path: Path, name: str, manifest: IndexManifest, kernels: Kernels) -> Codes | None:
+    if f"{name}.npy" not in manifest.parts:
+        return None
+    dim = manifest.dim if name == "refine" else manifest.spec.reduced or 1
+    dtype = "<f2" if name == "refine" and manifest.spec.refine == "float16" else "|u1"
+    values = npy.open_rows(path / f"{name}.npy", (manifest.rows, dim), dtype)
+    scale = np.ascontiguousarray(npy.open_rows(path / f"{name}_scale.npy", (3, manifest.rows), "<f4"))
+    return kernels.resident(Codes(values, *scale))

@@ -1,0 +1,102 @@
+"""What an index is made of, and what a search is: the two specifications that a user can set."""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kernels import Metric
+
+MAX_REDUCED = 256
+# Below this, comparing with every row takes less than a millisecond: no lists, no codes, no training.
+EXACT_BELOW = 1_000
+
+
+class IndexSpec(BaseModel):
+    """How an index over one layer is built. What is None is chosen from the number of rows; see `resolved`.
+
+    metric: cosine, ip (inner product) or l2. reduced: dimensions kept by the PCA. lists: cells of the coarse
+    quantizer; 0 means no quantizers, every row a candidate. pq_m × pq_bits: sub-quantizers and bits of each.
+    refine: the codes of the raw rows that re-rank (`none`: the raw rows alone). training_rows: rows that the PCA
+    and the quantizers learn from. seed: of their choice and of k-means.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    layer: str
+    metric: Metric = "cosine"
+    reduced: Annotated[int, Field(ge=2)] | None = None
+    lists: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
+    pq_m: Annotated[int, Field(ge=1)] | None = None
+    pq_bits: Literal[4, 8] | None = None
+    refine: Literal["uint8", "float16", "none"] = "uint8"
+    rows_per_shard: Annotated[int, Field(ge=1_000)] = 1_000_000
+    training_rows: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.reduced and self.pq_m and self.reduced % self.pq_m:
+            raise ValueError(f"pq_m {self.pq_m} does not divide the {self.reduced} reduced dimensions")
+        return self
+
+    def resolved(self, *, rows: int, dim: int, device: str) -> "IndexSpec":
+        """The same specification with every None chosen for `rows` rows of `dim` dimensions, built on cpu or cuda.
+
+        4-bit codes (FastScan) on the CPU, 8-bit ones of the same size on CUDA, where classic IVF-PQ knows no other.
+        """
+        tiny = rows < EXACT_BELOW or dim < 8
+        lists = self.lists if self.lists is not None else 0 if tiny else default_lists(rows)
+        reduced = self.reduced or min(MAX_REDUCED, dim - dim % 8 or dim)
+        bits = self.pq_bits or (4 if device == "cpu" else 8)
+        return self.model_copy(
+            update={
+                "reduced": min(reduced, dim),
+                "lists": min(lists, max(rows // 40, 1)) if lists else 0,
+                "pq_m": self.pq_m or max(reduced // (2 if bits == 4 else 4), 1),
+                "pq_bits": bits,
+                "training_rows": min(rows, self.training_rows or default_training_rows(lists)),
+            }
+        )
+
+
+def default_lists(rows: int) -> int:
+    """The power of two nearest to 4√n, with at least 40 rows a list."""
+    wanted = max(min(4 * math.sqrt(rows), rows / 40), 1)
+    return 1 << round(math.log2(wanted))
+
+
+def default_training_rows(lists: int) -> int:
+    """64 rows for each list, and at least 20,000 for the covariance."""
+    return max(64 * lists, 20_000)
+
+
+class SearchSpec(BaseModel):
+    """How a search is done. What is None is what the index recommends.
+
+    k: neighbours wanted. probes: lists visited. rerank: candidates taken from the lists to be compared again, more
+    closely; when it covers all rows, all are compared exactly.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    k: Annotated[int, Field(ge=1, le=1 << 20)] = 10
+    probes: Annotated[int, Field(ge=1)] | None = None
+    rerank: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.rerank is not None and self.rerank < self.k:
+            raise ValueError(f"rerank {self.rerank} is less than k {self.k}")
+        return self
+
+
+def default_probes(lists: int, metric: Metric) -> int:
+    """Lists to visit for a recall@10 of 0.95 with room to spare: see benchmarks/results/defaults.md.
+
+    The largest inner products belong to long rows, whatever their direction, so they lie in many lists.
+    """
+    return max(1, min(lists, lists // 2 if metric == "ip" else 16 + lists // 10))
+
+
+def default_rerank(k: int, rows: int) -> int:
+    """Candidates to take from the lists: see benchmarks/results/defaults.md."""
+    return min(rows, max(300, 20 * k))
