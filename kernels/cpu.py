@@ -333,5 +333,14 @@ def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
 
 
 __all__ = [
-    "decode", "host_buffer", "moments", "nearest", "non_finite", "project", "quantize", "rerank", "resident", "top_axes",
-]  # fmt: skip
+    "decode",
+    "host_buffer",
+    "moments",
+    "nearest",
+    "non_finite",
+    "project",
+    "quantize",
+    "rerank",
+    "resident",
+    "top_axes",
+]

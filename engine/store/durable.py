@@ -57,13 +57,9 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            message = (
-                f"{folder}: the disk is full ({error.strerror}). Make room and run the same command again."
-            )
+            message = f"{folder}: the disk is full ({error.strerror}). Make room and run the same command again."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            message = (
-                f"{error.filename or folder}: cannot be written ({error.strerror}). Choose a folder of yours."
-            )
+            message = f"{error.filename or folder}: cannot be written ({error.strerror}). Choose a folder of yours."
         else:
             raise
         raise EngineError(message) from error

@@ -55,9 +55,7 @@ class Manifest(BaseModel):
             raise ValueError(f"blocks of {sum(self.block_rows)} rows in all, expected {self.rows}")
         for name, layer in self.layers.items():
             if len(layer.xxh3) != len(self.block_rows):
-                raise ValueError(
-                    f"layer {name}: {len(layer.xxh3)} checksums for {len(self.block_rows)} blocks"
-                )
+                raise ValueError(f"layer {name}: {len(layer.xxh3)} checksums for {len(self.block_rows)} blocks")
         return self
 
 
@@ -84,11 +82,7 @@ def read_document(path: Path, what: str, known_version: int) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise StoreError(f"{path}: holds {type(document).__name__}, expected a JSON object. {_LOST}")
     version = document.get("version")
-    if (
-        isinstance(version, int)
-        and version > known_version
-        and document.get("digest") == own_digest(document)
-    ):
+    if isinstance(version, int) and version > known_version and document.get("digest") == own_digest(document):
         raise StoreError(
             f"{path}: format version {version}, this mirsearch knows up to {known_version}. Upgrade mirsearch."
         )

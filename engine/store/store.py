@@ -37,9 +37,7 @@ class Store:
         manifest = read_manifest(path)
         ids = np.asarray(npy.open_rows(path / "photo_ids.npy", (manifest.rows,), "<i8"), np.int64)
         if digest(np.ascontiguousarray(ids)) != manifest.photo_ids_xxh3:
-            raise StoreError(
-                f"{path / 'photo_ids.npy'}: does not match its checksum. Restore it, or ingest again."
-            )
+            raise StoreError(f"{path / 'photo_ids.npy'}: does not match its checksum. Restore it, or ingest again.")
         layers: dict[str, Any] = {
             name: npy.open_rows(path / layer.file, (manifest.rows, layer.dim), "<f4")
             for name, layer in manifest.layers.items()
@@ -78,9 +76,7 @@ class Store:
         missing = wanted[self.photo_ids[rows] != wanted]
         if len(missing):
             more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-            raise InputError(
-                f"photo {missing[0]}{more}: not in {self.path}, which holds {len(self):,} photos"
-            )
+            raise InputError(f"photo {missing[0]}{more}: not in {self.path}, which holds {len(self):,} photos")
         return rows
 
     def blocks(self, layer: str, rows: int = 4096) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
