@@ -138,11 +138,7 @@ def _marker(directory: Path) -> dict[str, Any] | None:
         marker = json.loads((directory / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return (
-        marker
-        if isinstance(marker, dict) and {"photos", "seed", "images", "version"} <= set(marker)
-        else None
-    )
+    return marker if isinstance(marker, dict) and {"photos", "seed", "images", "version"} <= set(marker) else None
 
 
 def _room(photos: int, images: bool) -> int:  # noqa: FBT001 - one of the two parameters of a collection's size
@@ -174,9 +170,7 @@ def _prepare(directory: Path, marker: dict[str, Any]) -> None:
 
 def _check_room(directory: Path, marker: dict[str, Any]) -> None:
     needed = _room(marker["photos"], marker["images"])
-    existing = next(
-        parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists()
-    )
+    existing = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     before = describe(directory)
     if before is not None:

@@ -108,9 +108,7 @@ def write_block(job: Job) -> tuple[int, list[Pair]]:
     if job.images:
         from engine.store.synth_pictures import draw_block  # Pillow only where pictures are asked for
 
-        written += _write_files(
-            job.directory / "images", block.start, ".jpg", draw_block(block, job.seed, count)
-        )
+        written += _write_files(job.directory / "images", block.start, ".jpg", draw_block(block, job.seed, count))
     return written, [pair for pair in block.pairs if pair.photo_id < job.end]
 
 

@@ -52,10 +52,10 @@ CONTRAST: Final = 0.11  # of the logarithm of a photo's overall scale: the tail 
 # fc8
 DIRECT: Final = 320  # directions of fc7 that fc8 reads beside the latent ones
 DIRECT_SD: Final = 8.0
-CLASS_SD: Final = 4.0
+CLASS_SD: Final = 3.3
 WHITEN: Final = 1.0  # 0: a class weighs latent dimensions by their variance, 1: all alike
 FAVOUR: Final = 0.8  # of a class: how much is its favoured cluster, the rest is its own
-FC8_UNIT: Final = 0.033
+FC8_UNIT: Final = 0.0354
 BIAS: Final = 0.5
 
 # Whole numbers: see the head of this file for why.
@@ -135,9 +135,7 @@ class Network:
         favoured = self.centres[np.searchsorted(self.cumulative, rng.random(FC8_DIM))]
         favoured *= spectrum(TOPIC_DECAY) ** -WHITEN
         favoured /= favoured.std()
-        favoured = CLASS_SD * (
-            FAVOUR * favoured + np.sqrt(1 - FAVOUR**2) * rng.standard_normal(favoured.shape)
-        )
+        favoured = CLASS_SD * (FAVOUR * favoured + np.sqrt(1 - FAVOUR**2) * rng.standard_normal(favoured.shape))
         direct = DIRECT_SD * rng.standard_normal((FC8_DIM, DIRECT))
         return np.ascontiguousarray(whole(np.concatenate([favoured, direct], axis=1), CLASS_MAX).T)
 

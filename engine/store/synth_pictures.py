@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from engine.store.synth_copies import KINDS, Float32
@@ -72,10 +73,10 @@ def draw_block(block: Block, seed: int, count: int) -> list[bytes]:
     rng = generator(seed, 3, block.start)
     change = size * rng.uniform(-1, 1, size.shape).astype(np.float32)
     change[:, 0] = np.abs(change[:, 0])  # a crop, never a border
-    files = []
+    files, easel = list[bytes](), Easel()
     for first in range(0, count, TOGETHER):
         some = slice(first, min(first + TOGETHER, count))
-        for offset, pixels in enumerate(_draw(numbers[some], change[some]), first):
+        for offset, pixels in enumerate(_paint(easel, numbers[some], change[some]), first):
             file = BytesIO()
             Image.fromarray(pixels).save(file, "JPEG", quality=alterations[offset].quality)
             files.append(file.getvalue())
@@ -91,48 +92,72 @@ def _hue(angle: Float32, saturation: Float32 | float, value: Float32 | float) ->
     return colour
 
 
-def _cover(canvas: Float32, mask: Float32, colour: Float32) -> None:
-    """Paint `colour` (n, 3) over `canvas` (n, 3, SIDE, SIDE) where `mask` (n, SIDE, SIDE) is 1."""
-    layer = colour[:, :, None, None] - canvas
-    layer *= mask[:, None]
-    canvas += layer
+class Easel:
+    """Up to TOGETHER pictures being painted, in memory that is used again and again: fresh pages cost more."""
+
+    def __init__(self) -> None:
+        self._canvas = np.empty((TOGETHER, 3, SIDE, SIDE), np.float32)
+        self._layer = np.empty_like(self._canvas)
+        self._mask = np.empty((TOGETHER, SIDE, SIDE), np.float32)
+        self._pixels = np.empty((TOGETHER, SIDE, SIDE, 3), np.uint8)
+
+    def fade(self, top: Float32, low: Float32, y: Float32) -> None:
+        """Begin n pictures with a sky that goes from colours `top` (n, 3) down to `low`, over rows y (n, SIDE)."""
+        self.pictures = len(top)
+        height = np.clip(0.5 + 0.5 * y, 0, 1)[:, None, :]
+        rows = top[:, :, None] + (low - top)[:, :, None] * height
+        self._canvas[: self.pictures] = rows[:, :, :, None]
+
+    def cover(self, mask: Float32, colour: Float32) -> None:
+        """Paint colours (n, 3) over the pictures where `mask` (n, SIDE, SIDE) is 1."""
+        canvas, layer = self._canvas[: self.pictures], self._layer[: self.pictures]
+        np.subtract(colour[:, :, None, None], canvas, out=layer)
+        layer *= mask[:, None]
+        canvas += layer
+
+    def disc(self, x: Float32, y: Float32, radius: Float32, edge: float) -> Float32:
+        """Soft discs of radii (n,) around 0 of columns x (n, SIDE) and rows y: 1 inside, 0 outside."""
+        mask = self._mask[: self.pictures]
+        scale = np.asarray(1 / (edge * radius), np.float32)[:, None]
+        np.subtract((radius / edge)[:, None, None], (scale * np.square(x))[:, None, :], out=mask)
+        mask -= (scale * np.square(y))[:, :, None]
+        return np.clip(mask, 0, 1, out=mask)
+
+    def below(self, outline: Float32, y: Float32) -> Float32:
+        """1 under outlines (n, SIDE), heights by column, and 0 above, over rows y (n, SIDE)."""
+        mask = self._mask[: self.pictures]
+        np.subtract(y[:, :, None] * (SIDE / 3), outline[:, None, :] * (SIDE / 3), out=mask)
+        return np.clip(mask, 0, 1, out=mask)
+
+    def finish(self, light: Float32) -> npt.NDArray[np.uint8]:
+        """The pictures (n, SIDE, SIDE, 3) under tinted light (n, 3); valid until the next ones."""
+        canvas, pixels = self._canvas[: self.pictures], self._pixels[: self.pictures]
+        canvas *= 255 * light[:, :, None, None]
+        np.clip(canvas, 0, 255, out=canvas)
+        np.copyto(pixels, canvas.transpose(0, 2, 3, 1), casting="unsafe")
+        return pixels
 
 
-def _disc(x: Float32, y: Float32, radius: Float32, edge: Float32 | float) -> Float32:
-    """Soft discs around 0 of columns x (n, SIDE) and rows y (n, SIDE): 1 inside, 0 outside."""
-    mask = np.square(x)[:, None, :] + np.square(y)[:, :, None]
-    mask *= np.asarray(-1 / (edge * radius), np.float32)[:, None, None]
-    mask += np.asarray(radius / edge, np.float32)[:, None, None]
-    return np.clip(mask, 0, 1, out=mask)
-
-
-def _draw(number: Float32, change: Float32) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _paint(easel: Easel, number: Float32, change: Float32) -> npt.NDArray[np.uint8]:
     """Pictures (n, SIDE, SIDE, 3) of traits (n, TRAITS), altered by (zoom, shift x, y, tint r, g, b)."""
     axis = np.linspace(-1, 1, SIDE, dtype=np.float32)
     x = axis * (1 - change[:, :1]) + 2 * change[:, 1:2]
     y = axis * (1 - change[:, :1]) + 2 * change[:, 2:3]
     trait = iter(number.T)
     hue, glow, light = 0.5 * next(trait), 0.1 * next(trait), next(trait)
-    top = _hue(0.5 + hue, 0.48, 0.76 + 0.2 * light)
-    low = _hue(0.5 + hue + 0.22 + glow, 0.35, 0.95 + 0.05 * light)
-    height = np.clip(0.5 + 0.5 * y, 0, 1)[:, None, :, None]
-    canvas = np.broadcast_to(top[:, :, None, None] * (1 - height), (*top.shape, SIDE, SIDE)).copy()
-    canvas += low[:, :, None, None] * height
+    easel.fade(_hue(0.5 + hue, 0.48, 0.76 + 0.2 * light), _hue(0.72 + hue + glow, 0.35, 0.95 + 0.05 * light), y)
     sun_x, sun_y, sun = 0.8 * next(trait), -0.4 + 0.4 * next(trait), 0.17 + 0.09 * next(trait)
-    _cover(canvas, _disc(x - sun_x[:, None], y - sun_y[:, None], sun, 0.02), _hue(hue + 0.1 + glow, 0.2, 1.0))
+    easel.cover(easel.disc(x - sun_x[:, None], y - sun_y[:, None], sun, 0.02), _hue(hue + 0.1 + glow, 0.2, 1.0))
     ground = 0.5 + hue + 0.3 * next(trait)
     for hill in range(HILLS):
         rise, bend, phase, rough = next(trait), next(trait), next(trait), next(trait)
         wave = (2.2 + bend + 0.7 * hill)[:, None] * x + (3 * phase + 2.1 * hill)[:, None]
         outline = 0.16 * np.sin(wave) + (0.05 + 0.05 * rough)[:, None] * np.abs(np.sin(2.3 * wave))
         outline = 0.05 + 0.3 * hill + (0.16 * rise)[:, None] - outline
-        mask = np.clip((y[:, :, None] - outline[:, None, :]) * (SIDE / 3), 0, 1)
-        _cover(canvas, mask, _hue(ground + 0.05 * hill, 0.35 + 0.12 * hill, 0.8 - 0.22 * hill))
+        colour = _hue(ground + 0.05 * hill, 0.35 + 0.12 * hill, 0.8 - 0.22 * hill)
+        easel.cover(easel.below(outline, y), colour)
     for tree in range(TREES):
         tree_x, tree_y, radius = 0.9 * next(trait), 0.55 + 0.15 * next(trait), 0.13 + 0.1 * next(trait)
         colour = _hue(ground + 0.45 + 0.25 * next(trait) + 0.06 * tree, 0.6, 0.75)
-        _cover(
-            canvas, _disc(x - tree_x[:, None], y - tree_y[:, None], np.maximum(radius, 0.03), 0.03), colour
-        )
-    canvas *= 255 * (1 + change[:, 3:])[:, :, None, None]
-    return np.clip(canvas, 0, 255, out=canvas).astype(np.uint8).transpose(0, 2, 3, 1).copy()
+        easel.cover(easel.disc(x - tree_x[:, None], y - tree_y[:, None], radius, 0.03), colour)
+    return easel.finish(1 + change[:, 3:])

@@ -60,26 +60,26 @@ def sample():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """2,100 photos written by one process, with pictures."""
+    """1,100 photos written by one process, with pictures."""
     directory = tmp_path_factory.mktemp("small") / "photos"
-    report = synth.synthesize(directory, photos=2100, seed=5, images=True, workers=1)
+    report = synth.synthesize(directory, photos=1100, seed=5, images=True, workers=1)
     return directory, report
 
 
 def test_files_lie_and_read_as_the_publisher_s(small):
     directory, report = small
     names = set(digests(directory))
-    ids = range(2100)
+    ids = range(1100)
     expected = {f"features/0/{i}.dat" for i in ids} | {f"images/0/{i}.jpg" for i in ids}
     assert names == expected | {"truth.jsonl", "synth.json"}
     assert report.bytes == sum((directory / name).stat().st_size for name in expected)
-    fc7, fc8 = synth.features(1990, 20, seed=5)
-    for photo_id in (1990, 1999, 2000, 2009):
+    fc7, fc8 = synth.features(990, 20, seed=5)
+    for photo_id in (990, 999, 1000, 1009):
         content = (directory / "features" / "0" / f"{photo_id}.dat").read_bytes()
         assert len(content) == 20_400
         read7, read8 = publishers_reader(content)
-        np.testing.assert_array_equal(read7, fc7[photo_id - 1990][None])
-        np.testing.assert_array_equal(read8, fc8[photo_id - 1990][None])
+        np.testing.assert_array_equal(read7, fc7[photo_id - 990][None])
+        np.testing.assert_array_equal(read8, fc8[photo_id - 990][None])
 
 
 def test_folders_hold_ten_thousand_photos(tmp_path, monkeypatch):
@@ -91,7 +91,7 @@ def test_folders_hold_ten_thousand_photos(tmp_path, monkeypatch):
 
 def test_neither_workers_nor_number_of_photos_change_a_byte(small, tmp_path):
     directory, _ = small
-    synth.synthesize(tmp_path / "two", photos=2100, seed=5, images=True, workers=2)
+    synth.synthesize(tmp_path / "two", photos=1100, seed=5, images=True, workers=2)
     assert digests(tmp_path / "two") == digests(directory)
     synth.synthesize(tmp_path / "cut", photos=1007, seed=5, images=True, workers=2)
     whole, cut = digests(directory), digests(tmp_path / "cut")
@@ -183,7 +183,7 @@ def test_truth_is_what_the_features_say(sample):
 
 def test_truth_file_lists_exactly_the_planted_pairs(small):
     directory, report = small
-    fc7, _ = synth.features(0, 2100, seed=5)
+    fc7, _ = synth.features(0, 1100, seed=5)
     pairs = truth(directory)
     assert report.truth == directory / "truth.jsonl"
     assert report.pairs == Counter(pair["kind"] for pair in pairs)
@@ -196,12 +196,12 @@ def test_truth_file_lists_exactly_the_planted_pairs(small):
 
 
 def neighbour_cosines(rows: Rows) -> tuple[Rows, Rows]:
-    """All cosines between unit rows, itself left out; and the share of variance by principal axis."""
+    """All cosines between unit rows, itself left out; and the share of variance by axis, of 2,000 rows."""
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -2)
-    centred = unit - unit.mean(0)
-    spectrum = np.linalg.eigvalsh(centred @ centred.T if len(unit) < unit.shape[1] else centred.T @ centred)
+    centred = unit[:2000] - unit[:2000].mean(0)
+    spectrum = np.linalg.eigvalsh(centred @ centred.T if unit.shape[1] > 2000 else centred.T @ centred)
     return cosines, np.cumsum(spectrum[::-1]) / spectrum.sum()
 
 
@@ -230,13 +230,11 @@ def test_statistics_are_those_of_real_features(sample, layer):
     norms, variance, neighbours, pair = RANGES[layer]
     zeros = (rows == 0).mean()
     assert zeros == 0 if layer == "fc8" else 0.72 <= zeros <= 0.82 and rows.min() == 0
-    for found, (low, high) in zip(
-        np.percentile(np.linalg.norm(rows, axis=1), [5, 50, 95]), norms, strict=True
-    ):
+    for found, (low, high) in zip(np.percentile(np.linalg.norm(rows, axis=1), [5, 50, 95]), norms, strict=True):
         assert low <= found <= high
-    cosines, share = neighbour_cosines(rows[:2000] if layer == "fc7" else rows)
+    cosines, share = neighbour_cosines(rows)
     for axes, (low, high) in zip((32, 64, 128, 256, 512), variance, strict=True):
-        assert low <= share[axes - 1] <= high
+        assert low <= share[axes - 1] <= high + 1e-5
     ranked = np.sort(cosines[:500], axis=1)[:, ::-1]
     for rank, (low, high) in zip((1, 10, 100), neighbours, strict=True):
         assert low <= np.median(ranked[:, rank - 1]) <= high
@@ -273,7 +271,7 @@ def test_pictures_of_copies_look_like_copies(small):
 
 def test_describe(small, tmp_path):
     directory, _ = small
-    assert synth.describe(directory) == {"photos": 2100, "seed": 5, "images": True, "version": 1}
+    assert synth.describe(directory) == {"photos": 1100, "seed": 5, "images": True, "version": 1}
     assert synth.describe(tmp_path) is None
     (tmp_path / "synth.json").write_text("[]")
     assert synth.describe(tmp_path) is None
