@@ -108,7 +108,8 @@ def synthesize(
         truth = _write_truth(directory, pairs)
     except BrokenProcessPool as error:
         raise EngineError(
-            f"{directory}: a worker process died, perhaps for lack of memory. Run again with fewer workers."
+            f"{directory}: a worker process died: for lack of memory, or because the calling script has no "
+            "`if __name__ == '__main__':`. Run again with workers=1."
         ) from error
     except OSError as error:
         raise EngineError(
