@@ -113,7 +113,7 @@ def synthesize(
         ) from error
     except OSError as error:
         raise EngineError(
-            f"{error.filename or directory}: {error.strerror}. The collection is unfinished; run again."
+            f"{error.filename or directory}: {error.strerror or error}. The collection is unfinished; run again."
         ) from error
     return SynthReport(
         directory=directory,
@@ -151,7 +151,7 @@ def _prepare(directory: Path, marker: dict[str, Any]) -> None:
     if directory.exists():
         if not directory.is_dir():
             raise InputError(f"{directory} is a file, expected a folder. Give another folder.")
-        if _marker(directory) is None and any(directory.iterdir()):
+        if _marker(directory) is None and {path.name for path in directory.iterdir()} - {MARKER + ".part"}:
             raise InputError(
                 f"{directory} holds files that are not a sample collection (no {MARKER}). "
                 "They were left alone; give an empty or a new folder."

@@ -304,6 +304,12 @@ def test_someone_s_folder_is_left_alone(tmp_path):
         synth.synthesize(tmp_path / "features" / "thesis.txt", photos=3)
 
 
+def test_a_run_killed_at_its_very_beginning_can_be_repeated(tmp_path):
+    (tmp_path / "synth.json.part").write_text('{"pho')
+    synth.synthesize(tmp_path, photos=3)
+    assert set(digests(tmp_path)) == {*(f"features/0/{i}.dat" for i in range(3)), "truth.jsonl", "synth.json"}
+
+
 def test_a_full_disk_is_seen_before_anything_is_lost(tmp_path, monkeypatch):
     synth.synthesize(tmp_path, photos=3)
     before = digests(tmp_path)
