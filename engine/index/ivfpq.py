@@ -175,10 +175,9 @@ def search(shard: Any, queries: F32, count: int, probes: int) -> tuple[F32, I64]
             f"--rerank {count}, --probes {probes}: IVF-PQ on CUDA takes at most {GPU_MAX_K} of each. "
             "Lower them, or use --device cpu."
         )
-    kind = module.IVFSearchParameters if on_gpu else module.SearchParametersIVF
     with _failing_clearly("search"):
         distances, rows = shard.search(
-            np.ascontiguousarray(queries), count, params=kind(nprobe=min(probes, shard.nlist))
+            np.ascontiguousarray(queries), count, params=module.SearchParametersIVF(nprobe=min(probes, shard.nlist))
         )
     if shard.metric_type != module.METRIC_INNER_PRODUCT:
         distances = -distances

@@ -1,0 +1,54 @@
+# make demo   install what this machine needs and run everything once on a sample collection
+# make test   install what the tests need and run them all: ruff, mypy, pytest with coverage
+# make clean  remove the environment, the demo and all caches
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= mirsearch-demo
+PHOTOS ?= 20000
+
+# The build of FAISS and CuPy for this machine: by the version of the NVIDIA driver, else the CPU's.
+DRIVER := $(shell { cat /sys/module/nvidia/version || nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1; } 2>/dev/null | cut -d. -f1)
+EXTRA ?= $(shell if [ -z "$(DRIVER)" ]; then echo cpu; elif [ "$(DRIVER)" -ge 580 ] 2>/dev/null; then echo cuda13; elif [ "$(DRIVER)" -ge 525 ] 2>/dev/null; then echo cuda12; else echo cpu; fi)
+# Without a GPU, CuPy and NVRTC come along for the tests alone: they compile every .cu file.
+TEST_EXTRAS := $(EXTRA),test$(if $(filter cpu,$(EXTRA)),$(comma)test-cuda)
+comma := ,
+
+.PHONY: demo test lint check install clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed-$(EXTRA)
+	$(BIN)/mirsearch demo $(DEMO) --photos $(PHOTOS)
+
+install: $(VENV)/installed-$(EXTRA)
+
+test: lint check
+
+lint: $(VENV)/installed-tests-$(EXTRA)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The second run executes the Numba kernels as plain Python, where coverage can see their lines.
+check: $(VENV)/installed-tests-$(EXTRA)
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=
+	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n 2 tests/kernels --cov --cov-append --cov-report=
+	$(BIN)/coverage report --skip-covered --fail-under=90
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { echo "No venv module: install it (Debian: apt-get install python3-venv)."; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed-$(EXTRA): pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
+	@touch $@
+
+$(VENV)/installed-tests-$(EXTRA): pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[$(TEST_EXTRAS)]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,108 @@
+"""`mirsearch VERB`: the Typer application, and the one place where errors become a line and an exit code.
+
+0 done, 1 the user can act (one line, no traceback), 2 wrong usage, 3 finished but something was refused or a check
+failed, 130 interrupted.
+"""
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import click
+import typer
+from typer.core import TyperGroup
+
+from engine.cli import build, care, collection, demo, judge, query
+from engine.cli.console import err
+from engine.errors import EngineError
+from engine.store.durable import disk_errors
+
+
+class _Verbs(TyperGroup):
+    """Runs a verb and turns what went wrong into one line."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the verb; EngineError ends with 1, Ctrl-C with 130."""
+        try:
+            return super().invoke(context)
+        except EngineError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            err.print("Interrupted. Nothing half-written was kept; run the same command again.", markup=False)
+            raise SystemExit(130) from None
+        except BrokenPipeError:
+            # Whoever read our output has seen enough, as `head` does.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+        except MemoryError:
+            _fail("Out of memory. Use fewer rows per step (--training-rows, --rows-per-shard), or a larger machine.")
+        except OSError as error:
+            _fail(_plain(error))
+
+
+def _plain(error: OSError) -> str:
+    """An error of the operating system that no file's reader or writer has put in words."""
+    try:
+        with disk_errors(error.filename or "disk"):
+            raise error
+    except EngineError as known:
+        return str(known)
+    except OSError:
+        return f"{error.filename or 'system'}: {error.strerror or error}"
+
+
+def _fail(message: str) -> None:
+    if "--json" in sys.argv:
+        sys.stdout.write(json.dumps({"error": message}) + "\n")
+    err.print(f"mirsearch: {message}", markup=False, style="red")
+    raise SystemExit(1)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"mirsearch {version('mirsearch')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Similarity search over the deep features of a photo collection.
+
+    From `.dat` files to neighbours, benchmark and duplicates; `mirsearch demo` shows all of it on a sample.
+    """
+    del show_version
+
+
+for verb in (
+    collection.synth,
+    collection.ingest,
+    build.build,
+    query.query,
+    judge.bench,
+    judge.dedup,
+    care.info,
+    care.verify,
+    care.doctor,
+    demo.demo,
+):
+    app.command()(verb)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

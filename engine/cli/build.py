@@ -1,0 +1,105 @@
+"""`build`: indices over the layers of a store."""
+
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.console import Reporter, say_facts, say_json, say_next, size
+from engine.cli.options import (
+    DeviceOption,
+    JsonOption,
+    NameOption,
+    Store,
+    StoreArgument,
+    device_facts,
+    make_spec,
+    settle,
+)
+from engine.errors import InputError
+from engine.index.build import BuildReport, build_index
+from engine.index.spec import IndexSpec
+
+
+def build(
+    store: StoreArgument,
+    layer: Annotated[str, typer.Option("--layer", "-l", help="fc7, fc8 or all.")] = "all",
+    metric: Annotated[str, typer.Option("--metric", help="cosine, ip (inner product) or l2.")] = "cosine",
+    reduced: Annotated[int | None, typer.Option("--reduced", help="Dimensions kept by the PCA.")] = None,
+    lists: Annotated[int | None, typer.Option("--lists", help="Cells of the coarse quantizer; 0: exact.")] = None,
+    pq_m: Annotated[int | None, typer.Option("--pq-m", help="Sub-quantizers of a code.")] = None,
+    bits: Annotated[int | None, typer.Option("--bits", help="Bits of each: 4 (CPU) or 8 (CUDA and CPU).")] = None,
+    refine: Annotated[str, typer.Option("--refine", help="Codes of the raw rows: uint8, float16 or none.")] = "uint8",
+    rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Rows in one shard.")] = 1_000_000,
+    training_rows: Annotated[int | None, typer.Option("--training-rows", help="Rows to learn from.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed and device, same answers.")] = 0,
+    name: NameOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Build even if the same index is there.")] = False,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Build an index over one layer or all of them. What is not given is chosen from the number of rows.
+
+    Example: `mirsearch build store --layer fc7 --metric cosine`
+    """
+    settled = settle(device)
+    opened = Store.open(store)
+    layers = sorted(opened.layers) if layer == "all" else [layer]
+    if name and len(layers) > 1:
+        raise InputError("--name: one name for several layers; give one --layer too")
+    reports = []
+    for each in layers:
+        spec = make_spec(
+            IndexSpec, layer=each, metric=metric, reduced=reduced, lists=lists, pq_m=pq_m, pq_bits=bits, refine=refine,
+            rows_per_shard=rows_per_shard, training_rows=training_rows, seed=seed,
+        )  # fmt: skip
+        with Reporter() as progress:
+            reports.append(build_index(opened, spec, device=settled, name=name, force=force, progress=progress))
+        if not json_:
+            _say(reports[-1], device_facts(settled))
+    if json_:
+        say_json({"device": str(settled), "indices": [_document(report) for report in reports]})
+    else:
+        say_next(f"mirsearch query {store} --layer {layers[0]} --photo {opened.photo_ids[0]} -k 10",
+                 f"mirsearch bench {store} --layer {layers[0]}")  # fmt: skip
+
+
+def describe(report: BuildReport) -> list[tuple[str, object]]:
+    """The lines that say what an index is."""
+    spec, training = report.manifest.spec, report.manifest.training
+    if not spec.lists:
+        return [("kind", f"exact, {spec.metric}: {report.manifest.rows:,} rows are compared faster than indexed")]
+    phases = [(key.removeprefix("seconds_"), value) for key, value in training.items() if key.startswith("seconds_")]
+    kept = float(training.get("explained_variance", 0))
+    return [
+        ("metric", spec.metric),
+        ("reduced", f"{report.manifest.dim:,} to {spec.reduced} dimensions, {kept:.0%} of the variance kept"),
+        (
+            "IVF-PQ",
+            f"{spec.lists:,} lists, {spec.pq_m} × {spec.pq_bits}-bit codes, {len(report.manifest.shards)} shard(s)",
+        ),
+        ("refine", spec.refine),
+        ("default", f"{report.manifest.probes} probes, {report.manifest.rerank} candidates re-ranked"),
+        ("phases", ", ".join(f"{name} {seconds} s" for name, seconds in phases)),
+        ("memory", f"{training['peak_memory_mib']:,} MiB at most"),
+    ]
+
+
+def _say(report: BuildReport, device: tuple[str, object]) -> None:
+    total = report.bytes_per_photo * report.manifest.rows
+    did = "is there already (--force builds it again)" if report.reused else f"built in {report.seconds:.1f} s"
+    say_facts(
+        f"Index {report.path.name} over {report.manifest.rows:,} photos {did}",
+        [*describe(report), ("size", f"{size(total)}, {report.bytes_per_photo:,.0f} bytes a photo"), device],
+    )
+
+
+def _document(report: BuildReport) -> dict[str, Any]:
+    return {
+        "path": str(report.path),
+        "reused": report.reused,
+        "seconds": report.seconds,
+        "rows": report.manifest.rows,
+        "bytes_per_photo": report.bytes_per_photo,
+        "spec": report.manifest.spec.model_dump(),
+        "training": report.manifest.training,
+    }

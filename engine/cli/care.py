@@ -1,0 +1,165 @@
+"""`info`, `verify`, `doctor`: what there is, whether it is intact, and whether this machine can use it."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.build import describe
+from engine.cli.console import Reporter, err, out, say_facts, say_json, size
+from engine.cli.options import JsonOption, Store, StoreArgument
+from engine.errors import EngineError
+from engine.index.build import BuildReport
+from engine.index.manifest import IndexManifest, read_index_manifest
+from engine.index.verify import index_folders, verify_index
+from engine.store.verify import verify_store
+
+
+def info(store: StoreArgument, json_: JsonOption = False) -> None:
+    """Say what a store and its indices hold.
+
+    Example: `mirsearch info store`
+    """
+    opened = Store.open(store)
+    indices = {folder.name: _index(folder) for folder in index_folders(store)}
+    if json_:
+        say_json(_document(opened, indices))
+        return
+    ids = opened.photo_ids
+    manifest = opened.manifest
+    say_facts(
+        f"Store {store}: {len(opened):,} photos",
+        [
+            ("photo ids", f"{ids.min()} to {ids.max()}" if len(ids) else "none"),
+            *(
+                (name, f"{layer.dim:,} × float32, {size(len(opened) * layer.dim * 4)}")
+                for name, layer in manifest.layers.items()
+            ),
+            ("sources", ", ".join(manifest.sources)),
+            ("set aside", _quarantine(store, manifest.quarantined)),
+            ("written by", f"mirsearch {manifest.engine_version}, format {manifest.version}"),
+        ],
+    )
+    for name, found in indices.items():
+        if isinstance(found, str):
+            out.print(f"[bold]Index {name}[/bold]")
+            out.print(f"  unusable: {found}", markup=False)
+            continue
+        report = BuildReport(path=store / "indices" / name, manifest=found, seconds=0)
+        lines = [
+            ("layer", found.spec.layer),
+            *describe(report),
+            ("size", f"{report.bytes_per_photo:,.0f} bytes a photo"),
+        ]
+        if found.store_digest != manifest.digest:
+            lines.append(("stale", "built from another state of the store: build it again"))
+        say_facts(f"Index {name}", lines)
+
+
+def _index(folder: Path) -> IndexManifest | str:
+    try:
+        return read_index_manifest(folder)
+    except EngineError as error:
+        return str(error)
+
+
+def _quarantine(store: Path, count: int) -> str:
+    if not count:
+        return "no file"
+    try:
+        lines = (store / "quarantine.jsonl").read_text().splitlines()
+        reasons = Counter(json.loads(line)["reason"].split(":", 1)[0].split("(", 1)[0].strip() for line in lines)
+        common = "; ".join(f"{number} × {reason}" for reason, number in reasons.most_common(3))
+    except (OSError, ValueError, KeyError):
+        common = "quarantine.jsonl cannot be read"
+    return f"{count:,} files ({common})"
+
+
+def _document(store: Store, indices: dict[str, IndexManifest | str]) -> dict[str, Any]:
+    manifest = store.manifest
+    return {
+        "path": str(store.path),
+        "rows": len(store),
+        "format_version": manifest.version,
+        "engine_version": manifest.engine_version,
+        "layers": {
+            name: {"dim": layer.dim, "bytes": len(store) * layer.dim * 4} for name, layer in manifest.layers.items()
+        },
+        "photo_ids": {"min": int(store.photo_ids.min()), "max": int(store.photo_ids.max())} if len(store) else None,
+        "quarantined": manifest.quarantined,
+        "sources": manifest.sources,
+        "indices": {
+            name: {"error": found}
+            if isinstance(found, str)
+            else {
+                "spec": found.spec.model_dump(),
+                "probes": found.probes,
+                "rerank": found.rerank,
+                "bytes": sum(part.bytes for part in found.parts.values()),
+                "shards": len(found.shards),
+                "training": found.training,
+                "stale": found.store_digest != manifest.digest,
+            }
+            for name, found in indices.items()
+        },
+    }
+
+
+def verify(store: StoreArgument, json_: JsonOption = False) -> None:
+    """Read a store and its indices again, every byte, against their checksums. Exit code 3 when anything differs.
+
+    Example: `mirsearch verify store`
+    """
+    with Reporter() as progress:
+        reports = [verify_store(store, progress=progress)]
+        reports += [verify_index(folder, progress=progress) for folder in index_folders(store)]
+    damage = [(report.path, item) for report in reports for item in report.damage]
+    if json_:
+        say_json(
+            {
+                "path": str(store),
+                "intact": not damage,
+                "checked": [{"path": str(r.path), "bytes": r.bytes_read, "seconds": r.seconds} for r in reports],
+                "damage": [asdict(item) | {"path": str(path / item.file)} for path, item in damage],
+            }
+        )
+    else:
+        read, seconds = sum(r.bytes_read for r in reports), sum(r.seconds for r in reports)
+        rate = f"{size(read)} in {seconds:.1f} s" + (f", {read / seconds / 1e9:.1f} GB/s" if seconds else "")
+        say_facts(
+            f"{store}: {'damaged' if damage else 'intact'}",
+            [("read", rate), ("checked", f"the store and {len(reports) - 1} index(es)")],
+        )
+        for path, item in damage:
+            rows = f" rows {item.rows[0]:,} to {item.rows[1] - 1:,}" if item.rows else ""
+            photos = f" (photos {item.photo_ids[0]} to {item.photo_ids[1]})" if item.photo_ids else ""
+            err.print(f"{path / item.file}:{rows}{photos} {item.reason}", markup=False, style="red")
+    if damage:
+        raise typer.Exit(3)
+
+
+def doctor(
+    json_: Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")] = False,
+) -> None:
+    """Examine this machine and installation: Python, FAISS, CuPy, GPUs, and what `--device auto` would choose.
+
+    Exit code 1 with the line that helps when something must be installed.
+
+    Example: `mirsearch doctor`
+    """
+    from engine.jobs.doctor import examine_machine
+
+    found = examine_machine()
+    if json_:
+        say_json({"facts": found.facts, "problems": found.problems})
+    else:
+        say_facts("This machine", list(found.facts.items()))
+        for problem in found.problems:
+            err.print(f"! {problem}", markup=False, style="red")
+        if not found.problems:
+            out.print("No problems found.")
+    if found.problems:
+        raise typer.Exit(1)

@@ -1,0 +1,91 @@
+"""`synth` and `ingest`: photo collections and the stores made from them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.cli.console import Reporter, say_facts, say_json, say_next, size, warn
+from engine.cli.options import DeviceOption, JsonOption, device_facts, settle
+from engine.store.ingest import ingest as ingest_files
+
+
+def synth(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.", show_default=False)],
+    photos: Annotated[int, typer.Option("--photos", "-n", help="How many photos.")] = 20_000,
+    seed: Annotated[int, typer.Option("--seed", help="Same seed, same collection.")] = 0,
+    images: Annotated[bool, typer.Option("--images", help="Draw a small picture of each photo too.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Write a made-up photo collection, laid out as the publisher's, with planted duplicates.
+
+    Example: `mirsearch synth sample --photos 20000 --images`
+    """
+    from engine.store.synth import synthesize
+
+    with Reporter() as progress:
+        report = synthesize(directory, photos=photos, seed=seed, images=images, progress=progress)
+    if json_:
+        say_json(asdict(report))
+        return
+    pairs = ", ".join(f"{count:,} {kind}" for kind, count in report.pairs.items())
+    say_facts(
+        f"Wrote {report.photos:,} photos",
+        [
+            ("features", directory / "features"),
+            *([("pictures", directory / "images")] if images else []),
+            ("planted pairs", pairs),
+            ("truth", report.truth),
+            ("written", f"{size(report.bytes)} in {report.seconds:.1f} s"),
+        ],
+    )
+    say_next(f"mirsearch ingest {directory / 'features'} --store STORE")
+
+
+def ingest(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="Folders of .dat files, or files.", show_default=False)
+    ],
+    store: Annotated[Path, typer.Option("--store", help="Folder of the new store.", show_default=False)],
+    device: DeviceOption = "auto",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first bad file instead of setting it aside.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Reading threads; all cores if unset.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Read all `.dat` files below SOURCE into a new store.
+
+    A file that is not a whole record of finite numbers is set aside in `quarantine.jsonl` with the reason; the exit
+    code is then 3.
+
+    Example: `mirsearch ingest sample/features --store store`
+    """
+    settled = settle(device, needs_faiss=False)
+    with Reporter() as progress:
+        report = ingest_files(sources, store, device=settled, strict=strict, threads=threads, progress=progress)
+    if json_:
+        say_json(asdict(report) | {"quarantine": store / "quarantine.jsonl"})
+    else:
+        rate = f"{report.photos / report.seconds:,.0f} files/s, {report.bytes_read / report.seconds / 1e9:.2f} GB/s"
+        say_facts(
+            f"{report.photos:,} photos in {store}",
+            [
+                ("read", f"{size(report.bytes_read)} in {report.seconds:.1f} s ({rate}, {report.threads} threads)"),
+                device_facts(settled),
+                *(
+                    [("repeated", f"{report.repeated:,} files held a photo that was there already")]
+                    * bool(report.repeated)
+                ),
+                *([("ignored", f"{report.ignored:,} files that are not .dat")] * bool(report.ignored)),
+            ],
+        )
+    if report.refused:
+        warn(f"{report.refused:,} files were set aside; {store / 'quarantine.jsonl'} says why.")
+    if not json_:
+        say_next(f"mirsearch build {store} --layer all", f"mirsearch info {store}")
+    if report.refused:
+        raise typer.Exit(3)

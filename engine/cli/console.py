@@ -1,0 +1,121 @@
+"""What the user sees: progress on standard error, the summary or one JSON document on standard output."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_PLAIN_EVERY = 10.0  # seconds between lines where standard error is a file
+
+
+class Reporter:
+    """Shows the progress of a job: a bar on a terminal, a line now and then in a log.
+
+    A phase shorter than a second leaves nothing on a log.
+    """
+
+    def __init__(self) -> None:
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, float] = {}
+        self._said = 0.0
+
+    def __enter__(self) -> Self:
+        """Begin to show progress."""
+        if err.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=32),
+                TextColumn("{task.fields[counts]}"),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[detail]}"),
+            )
+            self._bars = Progress(*columns, console=err, transient=True)
+            self._bars.start()
+        self._said = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the bars."""
+        if self._bars:
+            self._bars.stop()
+
+    def __call__(self, phase: str, done: int, total: int, *, unit: str = "rows", detail: str = "") -> None:
+        """See `engine.progress.Progress`."""
+        now = time.monotonic()
+        started = self._started.setdefault(phase, now)
+        if self._bars is None:
+            if now - self._said >= _PLAIN_EVERY:
+                self._said = now
+                err.print(f"{phase}: {_counts(done, total, unit, now - started)} {detail}".rstrip(), markup=False)
+            return
+        if phase not in self._tasks:
+            for task in self._tasks.values():
+                self._bars.update(task, visible=False)
+            self._tasks[phase] = self._bars.add_task(phase, total=total or None, counts="", detail="")
+        counts = _counts(done, total, unit, now - started)
+        self._bars.update(self._tasks[phase], completed=done, total=total or None, counts=counts, detail=detail)
+
+
+def _counts(done: int, total: int, unit: str, seconds: float) -> str:
+    if not done and not total:
+        return ""
+    rate = f", {done / seconds:,.0f} {unit}/s" if seconds > 1 else ""
+    return f"{done:,} of {total:,} {unit}{rate}" if total else f"{done:,} {unit}{rate}"
+
+
+def say_json(document: Mapping[str, Any]) -> None:
+    """The one JSON document of a verb, on standard output."""
+    sys.stdout.write(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def say_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
+    """A title and aligned lines of what was done."""
+    lines = [(name, str(value)) for name, value in facts]
+    width = max((len(name) for name, _ in lines), default=0)
+    out.print(f"[bold]{title}[/bold]")
+    for name, value in lines:
+        out.print(f"  {name:<{width}}  {value}", markup=False)
+
+
+def say_next(*commands: str) -> None:
+    """Which commands to try next."""
+    out.print("\nNext:")
+    for command in commands:
+        out.print(f"  {command}", markup=False)
+
+
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """A table; numbers to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("path", "query", "source", "") else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    out.print(table, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """One line on standard error."""
+    err.print(text, markup=False, style="yellow")
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: 1.2 GB."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
+        count /= 1000
+    return ""

@@ -1,0 +1,137 @@
+"""`bench` and `dedup`: how good an index is, and which photos are the same."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from engine.cli.console import Reporter, say_facts, say_json, say_next, say_table
+from engine.cli.options import (
+    DeviceOption,
+    ImagesOption,
+    JsonOption,
+    LayerOption,
+    NameOption,
+    StoreArgument,
+    device_facts,
+    index_folder,
+    make_spec,
+    settle,
+)
+from engine.errors import InputError
+from engine.index.search import Index
+
+
+def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} {text!r}: expected numbers such as 16,32,64") from None
+    if min(numbers) < 1:
+        raise InputError(f"{option} {text!r}: expected numbers of at least 1")
+    return numbers
+
+
+def bench(
+    store: StoreArgument,
+    layer: LayerOption = "fc7",
+    queries: Annotated[int, typer.Option("--queries", min=1, help="Photos held out as queries.")] = 1000,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of the timed searches.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of queries.")] = 0,
+    probes: Annotated[str | None, typer.Option("--probes", help="Grid, such as 16,32,64.", show_default=False)] = None,
+    rerank: Annotated[str | None, typer.Option("--rerank", help="Grid, such as 100,300.", show_default=False)] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed repeats of each point.")] = 3,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of bench.json and the plots.", show_default="STORE/bench/NAME")
+    ] = None,
+    name: NameOption = None,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Measure recall, throughput and latency of an index against exact search.
+
+    Example: `mirsearch bench store --layer fc7 --probes 16,32,64,128`
+    """
+    from engine.jobs.bench import BenchSpec, run_bench, write_bench
+
+    grid = {"probes": _numbers(probes, "--probes"), "rerank": _numbers(rerank, "--rerank")}
+    spec = make_spec(BenchSpec, queries=queries, k=k, seed=seed, repeats=repeats, **grid)
+    index = Index.open(index_folder(store, layer, name), device=settle(device))
+    with Reporter() as progress:
+        report = run_bench(index, spec, progress)
+    files = write_bench(report, out or store / "bench" / index.path.name)
+    document: dict[str, Any] = report.to_dict() | {"files": {key: str(path) for key, path in files.items()}}
+    if json_:
+        say_json(document)
+        return
+    say_facts(f"Index {index.path.name} of {store}: {layer}, {index.manifest.spec.metric}", [
+        device_facts(index.device),
+        ("queries", f"{report.queries:,} photos held out, seed {seed}"),
+    ])  # fmt: skip
+    say_table(BENCH_COLUMNS, [bench_row(point) for point in document["points"]])
+    say_facts("Written", list(files.items()))
+    say_next(f"mirsearch dedup {store} --layer {layer} --out duplicates")
+
+
+BENCH_COLUMNS = [
+    "",
+    "probes",
+    "rerank",
+    "recall@1",
+    "recall@10",
+    "recall@100",
+    "queries/s",
+    "p50 ms",
+    "p95 ms",
+    "p99 ms",
+]
+
+
+def bench_row(point: dict[str, Any]) -> list[object]:
+    """One point of a benchmark's document as cells of `BENCH_COLUMNS`."""
+    name = "exact" if point["kind"] == "exact" else "default" if point["default"] else ""
+
+    def cell(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    latency = point["latency_ms"] or {}
+    return [
+        name + (" *" if point["pareto"] else ""),
+        cell(point["probes"], ",d"),
+        cell(point["rerank"], ",d"),
+        *(cell(point["recall"].get(k), ".4f") for k in ("1", "10", "100")),
+        cell(point["qps"]["median"], ",.0f"),
+        *(cell(latency.get(percentile), ".2f") for percentile in ("p50", "p95", "p99")),
+    ]
+
+
+def dedup(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the answers.", show_default=False)],
+    layer: LayerOption = "fc7",
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", help="Least cosine of a duplicate.", show_default="the layer's")
+    ] = None,
+    images: ImagesOption = None,
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="truth.jsonl of a sample collection.", show_default=False)
+    ] = None,
+    name: NameOption = None,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Find photos that are the same or nearly: pairs, groups, and a report to look at.
+
+    Example: `mirsearch dedup store --layer fc7 --out duplicates --images sample/images`
+    """
+    from engine.jobs.dedup import DedupSpec, find_duplicates
+    from engine.jobs.report import write_duplicates
+
+    index = Index.open(index_folder(store, layer, name), device=settle(device))
+    with Reporter() as progress:
+        found = find_duplicates(index, DedupSpec(threshold=threshold), progress)
+        progress("write the report", 0, 0)
+        files = write_duplicates(found, index.store, out, images=images, truth=truth)
+    del warn, files, json_
