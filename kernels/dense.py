@@ -4,9 +4,9 @@
 """
 
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
-from kernels.contract import Metric
+from kernels.contract import Codes, Metric
 
 
 def normalize(xp: ModuleType, rows: Any) -> Any:
@@ -61,3 +61,70 @@ def best_of(xp: ModuleType, scores: Any, k: int) -> Any:
     if k >= n:
         return xp.broadcast_to(xp.arange(n), scores.shape)
     return xp.argpartition(scores, n - k, axis=1)[:, n - k :]
+
+
+def quantize(xp: ModuleType, rows: Any, kind: Literal["uint8", "float16"]) -> Codes:
+    """Codes of rows (n, d) float32, bit for bit those of `kernels.reference.quantize`."""
+    one = xp.float32(1)
+    norm2 = xp.multiply(rows, rows, dtype=xp.float64).sum(axis=1).astype(xp.float32)
+    if kind == "float16":
+        step = xp.abs(rows).max(axis=1)
+        values = (rows / xp.where(step > 0, step, one)[:, None]).astype(xp.float16)
+        return Codes(values, xp.zeros_like(step), step, norm2)
+    low = rows.min(axis=1)
+    step = ((rows.max(axis=1) / 2 - low / 2) / xp.float32(255)) * xp.float32(2)
+    scaled = (rows - low[:, None]) / xp.where(step > 0, step, one)[:, None]
+    return Codes(xp.clip(xp.rint(scaled), 0, 255).astype(xp.uint8), low, step, norm2)
+
+
+def top_axes(xp: ModuleType, covariance: Any, count: int) -> tuple[Any, Any]:
+    """The `count` leading eigenvectors (D, count) and eigenvalues (count,) of a symmetric (D, D) float64 matrix.
+
+    float32, largest first; the entry of largest magnitude of each axis is positive.
+    """
+    values, vectors = xp.linalg.eigh(covariance)
+    axes = vectors[:, ::-1][:, :count]
+    largest = xp.take_along_axis(axes, xp.abs(axes).argmax(axis=0)[None], axis=0)
+    return (axes * xp.where(largest < 0, -1.0, 1.0)).astype(xp.float32), values[::-1][:count].astype(xp.float32)
+
+
+def scores_of_rows(xp: ModuleType, dots: Any, squares: Any, queries: Any, metric: Metric) -> Any:
+    """Scores (q, r) float64, cosine or inner product, from dots and squared lengths of the rows (q, r) float64.
+
+    queries: (q, d) float32. Cosine of a zero vector with anything is 0.
+    """
+    if metric == "ip":
+        return dots
+    lengths = xp.sqrt(squares) * xp.sqrt(_squares(xp, queries))[:, None]
+    return xp.where(lengths > 0, xp.clip(dots / xp.where(lengths > 0, lengths, 1.0), -1.0, 1.0), 0.0)
+
+
+def scores_of_codes(xp: ModuleType, dots: Any, codes: Codes, at: Any, queries: Any, metric: Metric) -> Any:
+    """Scores (q, r) float64 of candidates, from the dots (q, r) float64 of the queries with their coded values.
+
+    at: (q, r) int64, the place of each candidate in `codes`, of which low, step and norm2 are read.
+    """
+    low, step, norm2 = (xp.asarray(part)[at].astype(xp.float64) for part in (codes.low, codes.step, codes.norm2))
+    dots = low * queries.sum(axis=1, dtype=xp.float64)[:, None] + step * dots
+    if metric == "l2":
+        return 2 * dots - norm2 - _squares(xp, queries)[:, None]
+    return scores_of_rows(xp, dots, norm2, queries, metric)
+
+
+def _squares(xp: ModuleType, rows: Any) -> Any:
+    return xp.multiply(rows, rows, dtype=xp.float64).sum(axis=1)
+
+
+def best_first(xp: ModuleType, rows: Any, scores: Any, keep: int) -> tuple[Any, Any]:
+    """The best `keep` of each line of candidates: rows (q, keep) int64 and scores (q, keep) float32, best first.
+
+    rows: (q, r) int64, each line in ascending order with the largest int64 for absent, so that a stable sort by
+    score leaves equal scores in order of row and the absent behind every score. Absent = −1 and −inf.
+    """
+    absent = rows == xp.iinfo(xp.int64).max
+    scores = xp.where(absent, -xp.inf, scores).astype(xp.float32)
+    best = xp.argsort(-scores, axis=1, kind="stable")[:, :keep]
+    rows = xp.take_along_axis(xp.where(absent, -1, rows), best, axis=1)
+    scores = xp.take_along_axis(scores, best, axis=1)
+    missing = ((0, 0), (0, keep - rows.shape[1]))
+    return xp.pad(rows, missing, constant_values=-1), xp.pad(scores, missing, constant_values=-xp.inf)
