@@ -1,0 +1,188 @@
+"""Classes of identical rows, and groups of duplicates around one photo each."""
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from engine.progress import Progress, silent
+from engine.store.store import Store
+
+I64 = npt.NDArray[np.int64]
+F32 = npt.NDArray[np.float32]
+
+# Identical photos in classes up to this size are paired each with each; in larger ones only with the lowest photo id.
+LARGE_CLASS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicateGroup:
+    """Photos that are all duplicates of one of them, the representative.
+
+    photo_ids: ascending, the representative among them. min_score: the least cosine of a member with the
+    representative. Two members need not be duplicates of each other: groups are stars, not chains.
+    """
+
+    representative: int
+    photo_ids: tuple[int, ...]
+    min_score: float
+
+
+def equal_rows(store: Store, layer: str, progress: Progress = silent) -> I64:
+    """For each row of a layer (n,), the row of the lowest photo id that holds the very same bytes (often itself).
+
+    By XXH3 with 128 bits: two different rows among a million agree with a probability of 10⁻²⁷.
+    """
+    n = len(store)
+    sums = bytearray()
+    for start, block in store.blocks(layer):
+        for row in block:
+            sums += xxhash.xxh3_128_digest(row)
+        progress("compare checksums", start + len(block), n)
+    halves = np.frombuffer(bytes(sums), "<u8").reshape(n, 2)
+    order = np.lexsort((store.photo_ids, halves[:, 0], halves[:, 1]))
+    ordered = halves[order]
+    first = np.ones(n, np.bool_)
+    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    lowest = np.empty(n, np.int64)
+    lowest[order] = order[np.maximum.accumulate(np.where(first, np.arange(n), 0))]
+    return lowest
+
+
+def expand(pairs: I64, scores: F32, copies: I64) -> tuple[I64, F32]:
+    """Pairs of distinct rows, and what follows from them for the copies of those rows.
+
+    pairs: (m, 2) photo ids, a < b, each the lowest of its class; scores: (m,). copies: (c, 2), a photo and the lowest
+    photo id of its class. Returns all pairs (p, 2), a < b, in ascending order, and scores (p,); identical photos
+    score 1. A class of more than LARGE_CLASS photos enters pairs by its lowest photo id, or with the lowest photo id
+    of another class: the number of pairs stays in proportion to the photos.
+    """
+    if not len(copies):
+        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+        return pairs[order], scores[order]
+    members = _members(copies)
+    out, out_scores = [], []
+    touched = np.isin(pairs, copies[:, 1]).any(axis=1)
+    out.append(pairs[~touched])
+    out_scores.append(scores[~touched])
+    for (a, b), score in zip(pairs[touched].tolist(), scores[touched], strict=True):
+        found = _between(members.get(a, [a]), members.get(b, [b]))
+        out.append(found)
+        out_scores.append(np.full(len(found), score, np.float32))
+    for photos in members.values():
+        found = _within(photos)
+        out.append(found)
+        out_scores.append(np.ones(len(found), np.float32))
+    every = np.sort(np.concatenate(out), axis=1)
+    order = np.lexsort((every[:, 1], every[:, 0]))
+    return every[order], np.concatenate(out_scores)[order]
+
+
+def _members(copies: I64) -> dict[int, list[int]]:
+    """The photo ids of each class of identical rows by its lowest, ascending."""
+    members: dict[int, list[int]] = {}
+    for photo, lowest in sorted(copies.tolist()):
+        members.setdefault(lowest, [lowest]).append(photo)
+    return members
+
+
+def _between(ours: list[int], theirs: list[int]) -> I64:
+    if max(len(ours), len(theirs)) <= LARGE_CLASS:
+        return np.stack(np.meshgrid(ours, theirs, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int64)
+    return np.array([(ours[0], b) for b in theirs] + [(a, theirs[0]) for a in ours[1:]], np.int64)
+
+
+def _within(photos: list[int]) -> I64:
+    if len(photos) <= LARGE_CLASS:
+        a, b = np.triu_indices(len(photos), 1)
+        return np.asarray(photos, np.int64)[np.stack([a, b], axis=1)]
+    return np.array([(photos[0], b) for b in photos[1:]], np.int64)
+
+
+def group_photos(pairs: I64, scores: F32, copies: I64 | None = None) -> tuple[DuplicateGroup, ...]:
+    """Star groups: every member is a pair with its representative, each photo is in one group at most.
+
+    pairs: (m, 2) distinct unordered pairs of photo ids; scores: (m,). copies: (c, 2), a photo and the lowest photo
+    id of an identical row; a copy stands in no pair, it goes where that photo goes. Greedy: the next representative is
+    the photo with the most duplicates not yet in a group, and the lowest photo id among equals. Returned by size
+    descending, then by representative.
+    """
+    copies = np.empty((0, 2), np.int64) if copies is None else copies
+    graph = _Graph.of(pairs, scores, copies)
+    groups = [graph.group(photo, near) for photo, near in graph.stars()]
+    return tuple(sorted(groups, key=lambda group: (-len(group.photo_ids), group.representative)))
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Photos with distinct rows as numbers in ascending order of their ids, and their neighbours.
+
+    Those of photo i are near[at[i]:at[i + 1]], with their scores at the same places. weight: photos with its row.
+    Lists, not arrays: they are read one element at a time, where lists are several times faster.
+    """
+
+    ids: list[int]
+    at: list[int]
+    near: list[int]
+    scores: list[float]
+    weight: list[int]
+    copies: dict[int, list[int]]
+
+    @classmethod
+    def of(cls, pairs: I64, scores: F32, copies: I64) -> "_Graph":
+        ids, number = np.unique(np.concatenate([pairs[:, 0], pairs[:, 1], copies[:, 1]]), return_inverse=True)
+        m = len(pairs)
+        a, b = number[:m], number[m : 2 * m]
+        source, target = np.concatenate([a, b]), np.concatenate([b, a])
+        order = np.lexsort((target, source))
+        at = np.searchsorted(source[order], np.arange(len(ids) + 1))
+        return cls(
+            ids=ids.tolist(),
+            at=at.tolist(),
+            near=target[order].tolist(),
+            scores=np.concatenate([scores, scores])[order].tolist(),
+            weight=(1 + np.bincount(number[2 * m :], minlength=len(ids))).tolist(),
+            copies=_members(copies),
+        )
+
+    def stars(self) -> list[tuple[int, list[int]]]:
+        """The representatives in the order they are chosen, each with the places in `near` of what it takes.
+
+        Counts in the heap may be out of date, but only too high: one that is found to be so goes back with its
+        true count, so the top of the heap that is up to date is the true maximum.
+        """
+        near, at, weight = self.near, self.at, self.weight
+        left = [
+            weight[photo] - 1 + sum([weight[other] for other in near[at[photo] : at[photo + 1]]])
+            for photo in range(len(self.ids))
+        ]
+        heap = [(-count, photo) for photo, count in enumerate(left)]
+        heapq.heapify(heap)
+        free = bytearray(b"\1" * len(left))
+        found = []
+        while heap:
+            count, photo = heapq.heappop(heap)
+            if not free[photo] or not left[photo]:
+                continue
+            if -count != left[photo]:
+                heapq.heappush(heap, (-left[photo], photo))
+                continue
+            taken = [place for place in range(at[photo], at[photo + 1]) if free[near[place]]]
+            found.append((photo, taken))
+            for member in (photo, *(near[place] for place in taken)):
+                free[member] = 0
+                for other in near[at[member] : at[member + 1]]:
+                    left[other] -= weight[member]
+        return found
+
+    def group(self, photo: int, places: list[int]) -> DuplicateGroup:
+        """The group of a representative and the neighbours at these places, with the copies of all of them."""
+        distinct = [self.ids[photo], *(self.ids[self.near[place]] for place in places)]
+        photos = [each for one in distinct for each in self.copies.get(one, (one,))]
+        return DuplicateGroup(
+            representative=distinct[0],
+            photo_ids=tuple(sorted(photos)),
+            min_score=min((self.scores[place] for place in places), default=1.0),
+        )
