@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,10 +98,12 @@ def find_dat_files(sources: Sequence[Path], *, progress: Progress = silent) -> L
     """
     scan = _Scan()
     for source in sources:
-        if not source.exists():
-            raise InputError(f"{source}: no such file or folder")
         path = os.fsencode(source)
-        if source.is_dir():
+        try:
+            status = os.stat(path)  # noqa: PTH116
+        except OSError as error:
+            raise InputError(f"{source}: {error.strerror}. Expected a folder of .dat files.") from error
+        if stat.S_ISDIR(status.st_mode):
             _walk(path, scan, progress)
         else:
             name = os.path.basename(path)  # noqa: PTH119
@@ -141,7 +143,7 @@ def _read_folder(folder: bytes, scan: _Scan) -> list[bytes]:
     below: list[bytes] = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if _is(entry.is_dir):
                 below.append(entry.path)
                 if not entry.name.lower().endswith(b".dat"):
                     continue
@@ -149,7 +151,7 @@ def _read_folder(folder: bytes, scan: _Scan) -> list[bytes]:
                 scan.ignored += 1
                 continue
             photo_id = _photo_id(entry.name)
-            if not entry.is_file():
+            if not _is(entry.is_file):
                 scan.refuse(entry.path, _kind(entry), photo_id)
             elif photo_id is None:
                 scan.refuse(entry.path, _NO_ID)
@@ -157,6 +159,14 @@ def _read_folder(folder: bytes, scan: _Scan) -> list[bytes]:
                 found.append((photo_id, entry.name))
     scan.add(folder, found)
     return below
+
+
+def _is(kind: Callable[[], bool]) -> bool:
+    """Whether an entry is of a kind; a link that leads nowhere or round in a circle is of none."""
+    try:
+        return kind()
+    except OSError:
+        return False
 
 
 def _kind(entry: "os.DirEntry[bytes]") -> str:
@@ -175,11 +185,20 @@ def _ordered(scan: _Scan) -> Listing:
     ids, folder = joined(scan.photo_ids, np.int64), joined(scan.folder, np.int32)
     lengths = joined(scan.name_bytes, np.int64)
     name_at = np.cumsum(lengths) - lengths
-    rank = np.empty(len(scan.folders), np.int64)
-    rank[sorted(range(len(scan.folders)), key=lambda i: scan.folders[i])] = np.arange(len(scan.folders))
-    order = np.lexsort((rank[folder] if len(folder) else folder, ids))
     names = np.frombuffer(bytes(scan.names) + b"\0", np.uint8)
-    return Listing(
-        folders=scan.folders, photo_ids=ids[order], folder=folder[order], name_at=name_at[order], names=names,
+    found = Listing(
+        folders=scan.folders, photo_ids=ids, folder=folder, name_at=name_at, names=names,
         refused=sorted(scan.refused, key=lambda refused: refused.source), ignored=scan.ignored,
     )  # fmt: skip
+    order = np.argsort(ids, kind="stable")
+    for same in _runs(ids[order]):  # 5.dat of two folders, or 5.dat and 005.dat of one
+        order[same] = sorted(order[same].tolist(), key=lambda i: (found.folders[folder[i]], found.name(i)))
+    return found.take(order)
+
+
+def _runs(ordered: npt.NDArray[np.int64]) -> Iterator[slice]:
+    """Where equal values stand side by side, two or more."""
+    starts = np.flatnonzero(np.diff(ordered, prepend=-1))
+    ends = np.append(starts[1:], len(ordered))
+    longer = np.flatnonzero(ends[: len(starts)] - starts > 1)
+    return (slice(starts[i], ends[i]) for i in longer.tolist())
