@@ -3,9 +3,10 @@
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -37,21 +38,47 @@ class StoreWriter:
     def __enter__(self) -> Self:
         """Take the folder for this process alone and open the parts."""
         with disk_errors(self.path):
+            self._new_folder = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            if (self.path / "manifest.json").exists():
-                raise StoreError(
-                    f"{self.path}: already holds a store. Name another folder with --store, or remove this one first."
-                )
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = self._take_lock()
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._lock)
-                raise StoreError(f"{self.path}: another mirsearch is writing here. Wait for it to end.") from None
-            for name in self.dims:
-                part = part_of(self.path / f"{name}.npy")
-                self._handles[name] = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+                for name in self.dims:
+                    part = part_of(self.path / f"{name}.npy")
+                    self._handles[name] = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+            except BaseException:
+                self._let_go()
+                raise
         return self
+
+    def _take_lock(self) -> int:
+        """The handle of `.lock`, locked; StoreError when somebody has it, or the folder is not ours to write."""
+        file = self.path / ".lock"
+        begun_before = file.exists()
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who ends without a store removes the file: what was locked may not be what others see by now.
+            if not os.path.samestat(os.fstat(handle), file.stat()):
+                raise FileNotFoundError
+        except (BlockingIOError, FileNotFoundError):
+            os.close(handle)
+            raise StoreError(f"{self.path}: another mirsearch is writing here. Wait for it to end.") from None
+        taken = [name for name in self._names() if (self.path / name).exists()]
+        problem = ""
+        if (self.path / "manifest.json").exists():  # looked at under the lock: it may have been finished just now
+            problem = "already holds a store. Name another folder with --store, or remove this one first"
+        elif taken and not begun_before:
+            problem = f"holds {taken[0]}, which no ingest began. Name another folder with --store"
+        if problem:
+            if not begun_before:
+                file.unlink()
+            os.close(handle)
+            raise StoreError(f"{self.path}: {problem}.")
+        return handle
+
+    def _names(self) -> list[str]:
+        """The files of a store, the manifest last."""
+        return [*(f"{name}.npy" for name in self.dims), "photo_ids.npy", "quarantine.jsonl", "manifest.json"]
 
     def reserve(self, rows: int) -> tuple[int, int]:
         """Take the next `rows` rows: (number of the block, first row). Call in the order of the rows."""
@@ -111,11 +138,18 @@ class StoreWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of the folder; without a manifest, what was begun is removed."""
+        self._let_go()
+
+    def _let_go(self) -> None:
         for handle in self._handles.values():
             os.close(handle)
+        self._handles.clear()
         if not (self.path / "manifest.json").exists():
-            names: list[Any] = [*(f"{name}.npy" for name in self.dims), "photo_ids.npy", "quarantine.jsonl"]
-            for name in names:
+            for name in self._names():
                 (self.path / name).unlink(missing_ok=True)
                 (self.path / (name + PART)).unlink(missing_ok=True)
-        os.close(self._lock)  # the file stays: removing a lock that another process just opened would undo it
+            (self.path / ".lock").unlink(missing_ok=True)
+            if self._new_folder:
+                with suppress(OSError):
+                    self.path.rmdir()
+        os.close(self._lock)
