@@ -4,12 +4,15 @@
 int64 1000, 1,000 × float32 (fc8), int64 4096, 4,096 × float32 (fc7).
 """
 
+import errno
 import os
 import stat
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from engine.errors import EngineError
 
 FC7_DIM = 4096
 FC8_DIM = 1000
@@ -51,6 +54,10 @@ def examine(path: bytes | Path) -> tuple[str | None, npt.NDArray[np.void] | None
         finally:
             os.close(handle)
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # says nothing about the file
+            raise EngineError(
+                f"{os.fsdecode(path)}: {error.strerror}. Raise the limit (ulimit -n), run again."
+            ) from error
         return f"cannot be read ({error.strerror})", None
     if not data:
         return f"empty, expected {RECORD_BYTES:,} bytes", None

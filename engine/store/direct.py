@@ -19,6 +19,10 @@ _close = types.ExternalFunction("close", types.int32(types.int32))
 
 # Without O_NONBLOCK, opening a pipe that somebody named 1.dat would wait for a writer for ever.
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_HERE = -100  # AT_FDCWD: names are paths from the working directory
+# A block of files from more folders than this is opened by path: so many open folders, times the threads, would come
+# near the 1,024 files that a process may have open.
+_MANY_FOLDERS = 16
 _PARTS = 5  # header, fc8, header, fc7, and one byte that only a longer file fills
 
 
@@ -56,8 +60,13 @@ class DirectReader:
     def read(self, files: Listing, block: Block) -> None:
         """See `Reader.read`."""
         n = len(files)
+        names, name_at = files.names, files.name_at
         used, local = np.unique(files.folder, return_inverse=True)
-        handles = np.full(len(used), -1, np.int32)
+        if len(used) > _MANY_FOLDERS:
+            used, local = used[:0], np.zeros(n, np.int32)
+            paths = [files.path(i) + b"\0" for i in range(n)]
+            names, name_at = np.frombuffer(b"".join(paths), np.uint8), np.cumsum([0, *map(len, paths[:-1])])
+        handles = np.full(max(len(used), 1), _HERE, np.int32)
         try:
             for i, folder in enumerate(used):
                 try:
@@ -65,7 +74,7 @@ class DirectReader:
                 except OSError:
                     handles[i] = -2  # every file in it is looked at again, and says why
             _read(
-                handles, local.astype(np.int32), files.names, files.name_at, self._scratch,
+                handles, local.astype(np.int32), names, name_at.astype(np.int64), self._scratch,
                 block.fc7[:n].view("<u4"), block.fc8[:n].view("<u4"), block.good[:n],
             )  # fmt: skip
         finally:
