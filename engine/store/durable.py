@@ -52,7 +52,7 @@ def write_at(handle: int, data: memoryview, offset: int) -> None:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Say a full disk, a quota or a missing permission in one line."""
+    """Say a full disk, a quota, a missing permission or an impossible path in one line."""
     try:
         yield
     except OSError as error:
@@ -60,6 +60,8 @@ def disk_errors(folder: Path) -> Iterator[None]:
             message = f"{folder}: the disk is full ({error.strerror}). Make room and run the same command again."
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             message = f"{error.filename or folder}: cannot be written ({error.strerror}). Choose a folder of yours."
+        elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
+            message = f"{error.filename or folder}: cannot be a folder ({error.strerror}). Choose another one."
         else:
             raise
         raise EngineError(message) from error

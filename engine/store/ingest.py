@@ -109,10 +109,10 @@ def _stop_if_strict(refused: Sequence[Refused], *, strict: bool) -> None:
 
 
 def _check_room(store: Path, files: int) -> None:
-    folder = store
-    while not folder.exists():
-        folder = folder.parent
+    folder = store.absolute()
     with disk_errors(folder):
+        while not folder.exists():
+            folder = folder.parent
         free = shutil.disk_usage(folder).free
     if free < files * RECORD_BYTES:
         raise EngineError(
@@ -157,11 +157,7 @@ def _copy(files: Listing, writer: StoreWriter, device: Device, threads: int) -> 
         if not hasattr(local, "reader"):
             local.reader, local.block = open_reader(device, BLOCK_FILES), Block(BLOCK_FILES)
         part = files.take(slice(number * BLOCK_FILES, (number + 1) * BLOCK_FILES))
-        try:
-            ids, refused = _read_block(part, local.reader, local.block)
-        except BaseException:
-            order.abandon()
-            raise
+        ids, refused = _read_block(part, local.reader, local.block)
         with order.turn(number):
             place = writer.reserve(len(ids)) if len(ids) else None
         if place is not None:
