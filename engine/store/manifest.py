@@ -40,9 +40,9 @@ class Manifest(BaseModel):
     format: Literal["mirsearch-store"] = "mirsearch-store"
     version: int = FORMAT_VERSION
     engine_version: str
-    rows: Annotated[int, Field(ge=0)]
+    rows: Annotated[int, Field(ge=0, le=1 << 40)]
     layers: dict[str, Layer]
-    block_rows: list[Annotated[int, Field(ge=1)]]
+    block_rows: list[Annotated[int, Field(ge=1, le=1 << 40)]]
     photo_ids_xxh3: Digest
     sources: list[str]
     quarantined: Annotated[int, Field(ge=0)] = 0
@@ -75,18 +75,19 @@ def read_document(path: Path, what: str, known_version: int) -> dict[str, Any]:
     """Read a JSON document that carries its version and its own checksum; StoreError when it is not intact."""
     try:
         document = json.loads(path.read_bytes())
+        intact = isinstance(document, dict) and document.get("digest") == own_digest(document)
     except FileNotFoundError:
         raise StoreError(f"{path}: absent. {what}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{path}: not readable as JSON ({error}). {_LOST}") from error
     if not isinstance(document, dict):
         raise StoreError(f"{path}: holds {type(document).__name__}, expected a JSON object. {_LOST}")
     version = document.get("version")
-    if isinstance(version, int) and version > known_version and document.get("digest") == own_digest(document):
+    if isinstance(version, int) and version > known_version and intact:
         raise StoreError(
             f"{path}: format version {version}, this mirsearch knows up to {known_version}. Upgrade mirsearch."
         )
-    if document.get("digest") != own_digest(document):
+    if not intact:
         raise StoreError(f"{path}: its content does not match its own checksum. {_LOST}")
     return document
 
