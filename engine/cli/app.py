@@ -7,10 +7,10 @@ failed, 130 interrupted.
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -23,12 +23,25 @@ from engine.store.durable import disk_errors
 class _Verbs(TyperGroup):
     """Runs a verb and turns what went wrong into one line."""
 
-    def invoke(self, context: click.Context) -> Any:
+    _json = False
+
+    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
+        """Run the command line, and remember whether an error must be a JSON document too."""
+        self._json = "--json" in (sys.argv[1:] if args is None else args)
+        return super().main(args=args, **extra)
+
+    def _fail(self, message: str) -> NoReturn:
+        if self._json:
+            sys.stdout.write(json.dumps({"error": message}) + "\n")
+        err.print(f"mirsearch: {message}", markup=False, style="red")
+        raise SystemExit(1)
+
+    def invoke(self, context: Any) -> Any:
         """Run the verb; EngineError ends with 1, Ctrl-C with 130."""
         try:
             return super().invoke(context)
         except EngineError as error:
-            _fail(str(error))
+            self._fail(str(error))
         except KeyboardInterrupt:
             err.print("Interrupted. Nothing half-written was kept; run the same command again.", markup=False)
             raise SystemExit(130) from None
@@ -37,9 +50,11 @@ class _Verbs(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
         except MemoryError:
-            _fail("Out of memory. Use fewer rows per step (--training-rows, --rows-per-shard), or a larger machine.")
+            self._fail(
+                "Out of memory. Use fewer rows per step (--training-rows, --rows-per-shard), or a larger machine."
+            )
         except OSError as error:
-            _fail(_plain(error))
+            self._fail(_plain(error))
 
 
 def _plain(error: OSError) -> str:
@@ -51,13 +66,6 @@ def _plain(error: OSError) -> str:
         return str(known)
     except OSError:
         return f"{error.filename or 'system'}: {error.strerror or error}"
-
-
-def _fail(message: str) -> None:
-    if "--json" in sys.argv:
-        sys.stdout.write(json.dumps({"error": message}) + "\n")
-    err.print(f"mirsearch: {message}", markup=False, style="red")
-    raise SystemExit(1)
 
 
 app = typer.Typer(

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -97,14 +96,22 @@ def say_next(*commands: str) -> None:
         out.print(f"  {command}", markup=False)
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
-    """A table; numbers to the right."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("path", "query", "source", "") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    out.print(table, soft_wrap=True)
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Aligned columns, numbers to the right and text to the left; never cut, whatever the width of the terminal."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    left = {number for number, column in enumerate(columns) if column in ("", "path")}
+
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            cell.ljust(width) if number in left else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join(padded).rstrip()
+
+    out.print(line(columns), markup=False, style="bold")
+    for row in cells:
+        out.print(line(row), markup=False)
 
 
 def warn(text: str) -> None:

@@ -126,12 +126,44 @@ def dedup(
 
     Example: `mirsearch dedup store --layer fc7 --out duplicates --images sample/images`
     """
-    from engine.jobs.dedup import DedupSpec, find_duplicates
+    import json
+
+    from engine.jobs.dedup import DedupSpec, find_duplicates, score_against_truth
     from engine.jobs.report import write_duplicates
 
     index = Index.open(index_folder(store, layer, name), device=settle(device))
     with Reporter() as progress:
         found = find_duplicates(index, DedupSpec(threshold=threshold), progress)
+        planted = score_against_truth(found, truth) if truth else None
         progress("write the report", 0, 0)
-        files = write_duplicates(found, index.store, out, images=images, truth=truth)
-    del warn, files, json_
+        files = write_duplicates(found, index.store, out, images=images, truth=planted)
+    summary = json.loads(files["summary.json"].read_bytes())
+    if json_:
+        say_json(summary | {"files": {name: str(path) for name, path in files.items()}})
+        return
+    seconds = sum(found.seconds.values())
+    say_facts(
+        f"{len(found.groups):,} groups of duplicates, {found.grouped:,} of {found.photos:,} photos",
+        [
+            ("pairs", f"{len(found.pairs):,} with a cosine of at least {found.threshold:g}"),
+            (
+                "searched",
+                f"{found.photos:,} photos in {seconds:.1f} s ({found.photos / max(seconds, 1e-9):,.0f} photos/s)",
+            ),
+            device_facts(index.device),
+            *_against_truth(summary["truth"]),
+        ],
+    )
+    say_facts("Written", list(files.items()))
+
+
+def _against_truth(truth: dict[str, Any] | None) -> list[tuple[str, object]]:
+    if not truth:
+        return []
+    lines: list[tuple[str, object]] = []
+    for kind, counts in truth["kinds"].items():
+        if counts["planted"]:
+            lines.append((kind, f"{counts['found']:,} of {counts['planted']:,} planted pairs found"))
+    if truth["precision"] is not None:
+        lines.append(("precision", f"{truth['precision']:.4f} of the pairs found are planted duplicates"))
+    return lines

@@ -79,7 +79,8 @@ def _faiss(found: Examination) -> None:
     if len(builds) > 1:
         found.problems.append(
             f"Several FAISS builds are installed ({', '.join(builds)}): they overwrite each other's files. "
-            f"pip uninstall -y {' '.join(builds)}, then install one: pip install 'mirsearch[cpu]' (or [cuda12], [cuda13])."
+            f"pip uninstall -y {' '.join(builds)}, then install one: pip install 'mirsearch[cpu]' (or [cuda12], "
+            "[cuda13])."
         )
 
 
@@ -130,4 +131,5 @@ def _gpu(number: int) -> str:
     runtime = importlib.import_module("cupy").cuda.runtime
     properties = runtime.getDeviceProperties(number)
     name = properties["name"].decode()
-    return f"cuda:{number} {name}, {properties['totalGlobalMem'] / 2**30:.0f} GiB, sm_{properties['major']}{properties['minor']}"
+    memory_gib = properties["totalGlobalMem"] / 2**30
+    return f"cuda:{number} {name}, {memory_gib:.0f} GiB, sm_{properties['major']}{properties['minor']}"

@@ -1,0 +1,67 @@
+"""What only a real process shows: exit codes, signals, pipes, the installed command."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+MIRSEARCH = [sys.executable, "-c", "from engine.cli.app import main; main()"]
+
+
+def test_the_command_is_installed_and_says_its_version() -> None:
+    command = Path(sys.executable).with_name("mirsearch")
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("mirsearch ")
+
+
+def test_wrong_usage_is_exit_2() -> None:
+    result = subprocess.run([*MIRSEARCH, "query", "--bogus"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+
+
+def test_an_error_is_one_line_and_exit_1(tmp_path: Path) -> None:
+    words = ["ingest", str(tmp_path / "absent"), "--store", str(tmp_path / "store")]
+    result = subprocess.run([*MIRSEARCH, *words], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines() == [f"mirsearch: {tmp_path / 'absent'}: no such file or folder"]
+
+
+def test_ctrl_c_is_exit_130_and_leaves_no_store(tmp_path: Path) -> None:
+    words = ["synth", str(tmp_path / "sample"), "--photos", "200000"]
+    process = subprocess.Popen([*MIRSEARCH, *words], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "sample" / "features").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert not (tmp_path / "sample" / "truth.jsonl").exists()
+
+
+def test_a_closed_pipe_is_no_traceback(collection: Path) -> None:
+    words = ["query", str(collection / "store"), "--ids-file", str(collection / "ids.txt"), "--csv", "-k", "100"]
+    (collection / "ids.txt").write_text("\n".join(map(str, range(1000))))
+    process = subprocess.Popen([*MIRSEARCH, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stderr
+    process.stdout.readline()
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait(timeout=60)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_offers_the_verbs(shell: str) -> None:
+    environment = os.environ | {
+        "_MIRSEARCH_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": "mirsearch in",
+        "COMP_CWORD": "1",
+        "_TYPER_COMPLETE_ARGS": "mirsearch in",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    command = Path(sys.executable).with_name("mirsearch")
+    result = subprocess.run([command], env=environment, capture_output=True, text=True, check=False)
+    assert "ingest" in result.stdout and "info" in result.stdout

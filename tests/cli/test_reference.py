@@ -1,0 +1,45 @@
+"""The README documents every verb and every option, and nothing that does not exist."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from engine.cli.app import app
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+def section(verb: str) -> str:
+    match = re.search(rf"^### {verb}\n(.*?)(?=^##)", README, re.DOTALL | re.MULTILINE)
+    assert match, f"README has no section on {verb}"
+    return match[1]
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_every_option_of_a_verb_is_in_its_section(verb: str) -> None:
+    text = section(verb)
+    everywhere = {"--help", "-h", "--json"}
+    options = {name for parameter in COMMANDS[verb].params for name in (*parameter.opts, *parameter.secondary_opts)}
+    missing = {name for name in options if name.startswith("-") and name not in everywhere and f"`{name}" not in text}
+    assert not {name for name in missing if name not in text}
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_no_option_is_documented_that_does_not_exist(verb: str) -> None:
+    options = {name for parameter in COMMANDS[verb].params for name in (*parameter.opts, *parameter.secondary_opts)}
+    tables = "\n".join(line for line in section(verb).splitlines() if line.startswith("|"))
+    assert set(re.findall(r"`(--?[a-z][a-z-]*)`", tables)) <= options
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_help_has_an_example_that_begins_with_the_verb(verb: str) -> None:
+    assert f"mirsearch {verb}" in (COMMANDS[verb].help or "")
+
+
+def test_every_verb_has_a_section_and_every_section_a_verb() -> None:
+    reference = README.split("## Reference", 1)[1].split("\n## ", 1)[0]
+    assert set(re.findall(r"^### (\w+)", reference, re.MULTILINE)) == set(COMMANDS)

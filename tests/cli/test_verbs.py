@@ -1,0 +1,237 @@
+"""Every verb on real files, through the application that the command runs."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import Result
+
+from engine import Store
+from engine.store.dat import write_dat
+
+Run = Callable[..., Result]
+
+
+def document(result: Result) -> dict:
+    assert result.exit_code in (0, 3), result.output
+    return json.loads(result.stdout)
+
+
+def test_query_by_photo_gives_the_contract_document(run: Run, collection: Path) -> None:
+    found = document(
+        run("query", collection / "store", "--photo", 7, "--photo", 8, "-k", 5, "--device", "cpu", "--json")
+    )
+    assert found["layer"] == "fc7" and found["metric"] == "cosine" and found["device"] == "cpu"
+    assert [query["photo_id"] for query in found["queries"]] == [7, 8]
+    for query in found["queries"]:
+        scores = [neighbor["score"] for neighbor in query["neighbors"]]
+        assert len(scores) == 5 and scores == sorted(scores, reverse=True)
+        assert query["photo_id"] not in [neighbor["photo_id"] for neighbor in query["neighbors"]]
+
+
+def test_include_self_puts_the_photo_first(run: Run, collection: Path) -> None:
+    found = document(run("query", collection / "store", "--photo", 7, "-k", 3, "--include-self", "--json"))
+    first = found["queries"][0]["neighbors"][0]
+    assert first["score"] == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("layer", ["fc7", "fc8"])
+def test_dat_vectors_and_exact_agree(run: Run, collection: Path, tmp_path: Path, layer: str) -> None:
+    store = Store.open(collection / "store")
+    np.save(tmp_path / "v.npy", store.layer(layer)[[100, 101]])
+    dat = collection / "sample" / "features" / "0" / "100.dat"
+    base = ("query", collection / "store", "--layer", layer, "-k", 4, "--json")
+    by_dat = document(run(*base, "--dat", dat))["queries"][0]
+    by_vector = document(run(*base, "--vectors", tmp_path / "v.npy"))["queries"]
+    exact = document(run(*base, "--exact", "--dat", dat))["queries"][0]
+    assert by_dat["source"] == str(dat) and by_vector[1]["source"] == f"{tmp_path / 'v.npy'}[1]"
+    assert by_dat["neighbors"] == by_vector[0]["neighbors"]
+    assert by_dat["neighbors"][0] == exact["neighbors"][0]
+
+
+def test_csv_and_parquet_hold_the_same_answers(run: Run, collection: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("3  # a comment\n\n12\n900\n")
+    base = ("query", collection / "store", "--ids-file", tmp_path / "ids.txt", "-k", 6)
+    lines = list(csv.DictReader(io.StringIO(run(*base, "--csv").stdout)))
+    result = run(*base, "--out", tmp_path / "new" / "answers.parquet")
+    assert result.exit_code == 0, result.output
+    rows = pq.read_table(tmp_path / "new" / "answers.parquet").to_pylist()
+    assert len(rows) == len(lines) == 18
+    assert [int(line["photo_id"]) for line in lines] == [row["photo_id"] for row in rows]
+    assert [int(line["query"]) for line in lines] == [row["query_photo_id"] for row in rows]
+    assert np.allclose([float(line["score"]) for line in lines], [row["score"] for row in rows])
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["answers.parquet"]
+
+
+def test_table_shows_the_picture_of_each_neighbour(run: Run, collection: Path) -> None:
+    images = collection / "sample" / "images"
+    result = run("query", collection / "store", "--photo", 7, "-k", 2, "--images", images)
+    shown = [word for word in result.stdout.split() if word.endswith(".jpg")]
+    assert len(shown) == 2 and all(Path(path).is_file() for path in shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--photo", 5000), "photo 5000: not in"),
+        ((), "nothing to look for"),
+        (("--photo", 1, "--layer", "fc9"), "no such index"),
+        (("--photo", 1, "--layer", "fc9", "--exact"), "layer 'fc9': this store has fc7, fc8"),
+        (("--photo", 1, "-k", 0), "greater than or equal to 1"),
+        (("--photo", 1, "-k", 20, "--rerank", 5), "rerank 5 is less than k 20"),
+        (("--photo", 1, "--device", "tpu"), "expected auto, cpu, cuda"),
+        (("--photo", 1, "--json", "--csv"), "choose one"),
+        (("--photo", 1, "--out", "x.txt"), "ends in .parquet"),
+        (("--dat", "absent.dat"), "absent.dat: cannot be read"),
+        (("--vectors", "absent.npy"), "absent.npy: cannot be read"),
+        (("--ids-file", "absent.txt"), "absent.txt: cannot be read"),
+    ],
+)
+def test_a_wrong_query_is_one_line_and_exit_1(run: Run, collection: Path, words: tuple, says: str) -> None:
+    result = run("query", collection / "store", *words)
+    assert result.exit_code == 1
+    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in result.output
+
+
+def test_an_error_with_json_is_a_document_too(run: Run, tmp_path: Path) -> None:
+    result = run("info", tmp_path / "nothing", "--json")
+    assert result.exit_code == 1
+    assert "manifest.json" in json.loads(result.stdout)["error"]
+
+
+def test_ids_file_names_the_bad_line(run: Run, collection: Path, tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("1\n2\n-3\n")
+    result = run("query", collection / "store", "--ids-file", tmp_path / "ids.txt")
+    assert result.exit_code == 1 and "line 3" in result.stderr
+
+
+def test_vectors_of_another_dimension_or_with_nan_are_refused(run: Run, collection: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 7), np.float32))
+    np.save(tmp_path / "b.npy", np.full((2, 4096), np.nan, np.float32))
+    np.save(tmp_path / "c.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    for name, says in (("a", "expected (n, 4096)"), ("b", "NaN"), ("c", "cannot be read")):
+        result = run("query", collection / "store", "--vectors", tmp_path / f"{name}.npy")
+        assert result.exit_code == 1 and says in result.stderr
+
+
+def test_cuda_without_a_gpu_is_an_error_and_never_the_cpu(run: Run, collection: Path) -> None:
+    from kernels.device import cupy_gpus
+
+    if cupy_gpus()[0]:
+        pytest.skip("there is a GPU here")
+    result = run("query", collection / "store", "--photo", 1, "--device", "cuda")
+    assert result.exit_code == 1 and "--device cuda" in result.stderr
+
+
+def test_ingest_with_damage_ends_with_3_and_strict_with_1(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for photo in range(5):
+        write_dat(tmp_path / f"{photo}.dat", rng.random(4096, np.float32), rng.random(1000, np.float32))
+    (tmp_path / "3.dat").write_bytes(b"short")
+    result = run("ingest", tmp_path, "--store", tmp_path / "store", "--json")
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["photos"] == 4 and json.loads(result.stdout)["refused"] == 1
+    entry = json.loads((tmp_path / "store" / "quarantine.jsonl").read_text())
+    assert entry["photo_id"] == 3 and "5 bytes, expected 20,400" in entry["reason"]
+    result = run("ingest", tmp_path, "--store", tmp_path / "other", "--strict")
+    assert result.exit_code == 1 and "3.dat" in result.stderr
+    assert not (tmp_path / "other" / "manifest.json").exists()
+
+
+def test_info_and_build_say_what_there_is(run: Run, collection: Path) -> None:
+    found = document(run("info", collection / "store", "--json"))
+    assert found["rows"] == 1200 and set(found["indices"]) == {"fc7", "fc8"}
+    assert found["layers"]["fc7"] == {"dim": 4096, "bytes": 1200 * 4096 * 4}
+    again = document(run("build", collection / "store", "--layer", "fc8", "--device", "cpu", "--json"))
+    assert again["indices"][0]["reused"] is True
+    assert "Index fc7" in run("info", collection / "store").stdout
+
+
+def test_verify_finds_a_flipped_bit_in_store_and_index(run: Run, collection: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(collection / "store", tmp_path / "store")
+    assert document(run("verify", store, "--json"))["intact"] is True
+    for name, at in (("fc8.npy", 128 + 4000 * 700), ("indices/fc7/refine.npy", 5000)):
+        data = bytearray((store / name).read_bytes())
+        data[at] ^= 4
+        (store / name).write_bytes(data)
+    result = run("verify", store, "--json")
+    assert result.exit_code == 3
+    damage = json.loads(result.stdout)["damage"]
+    assert [Path(item["path"]).name for item in damage] == ["fc8.npy", "refine.npy"]
+    assert damage[0]["rows"] == [512, 768] and damage[0]["photo_ids"] == [512, 767]
+    assert run("verify", store).exit_code == 3
+
+
+def test_bench_writes_its_document_and_pictures(run: Run, collection: Path, tmp_path: Path) -> None:
+    words = ("--queries", 40, "--repeats", 1, "--probes", "4,8", "--rerank", "60", "--out", tmp_path, "--json")
+    found = document(run("bench", collection / "store", "--layer", "fc8", *words))
+    kinds = [(point["kind"], point["probes"], point["rerank"]) for point in found["points"]]
+    assert ("index", 4, 60) in kinds and ("index", 8, 60) in kinds and any(kind == "exact" for kind, _, _ in kinds)
+    assert (tmp_path / "recall_qps.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "recall_qps.svg").read_text()
+    assert "recall@10" in run("bench", collection / "store", "--layer", "fc8", *words[:-1]).stdout
+    assert run("bench", collection / "store", "--probes", "a,b").exit_code == 1
+
+
+def test_dedup_finds_what_was_planted(run: Run, collection: Path, tmp_path: Path) -> None:
+    words = (
+        "--out",
+        tmp_path,
+        "--images",
+        collection / "sample" / "images",
+        "--truth",
+        collection / "sample" / "truth.jsonl",
+    )
+    found = document(run("dedup", collection / "store", *words, "--json"))
+    kinds = found["truth"]["kinds"]
+    assert kinds["exact"]["recall"] == 1.0 and kinds["near-strong"]["recall"] == 1.0 and kinds["burst"]["found"] == 0
+    groups = [json.loads(line) for line in (tmp_path / "groups.jsonl").read_text().splitlines()]
+    assert groups and all(group["representative"] in group["photo_ids"] for group in groups)
+    assert "<html" in (tmp_path / "report.html").read_text()
+    shown = run("dedup", collection / "store", *words)
+    assert shown.exit_code == 0 and "exact" in shown.stdout
+
+
+def test_demo_runs_and_reuses(run: Run, tmp_path: Path) -> None:
+    first = document(run("demo", tmp_path / "demo", "--photos", 1100, "--device", "cpu", "--json"))
+    assert [step["name"] for step in first["steps"]] == [
+        "synth", "ingest", "build fc7", "build fc8", "query", "bench", "dedup"
+    ]  # fmt: skip
+    again = document(run("demo", tmp_path / "demo", "--photos", 1100, "--device", "cpu", "--json"))
+    assert all(step["reused"] for step in again["steps"] if step["name"] != "query")
+    shown = run("demo", tmp_path / "demo", "--photos", 1100, "--device", "cpu").stdout
+    assert "report.html" in shown and "recall_qps.png" in shown and "Next:" in shown
+
+
+def test_doctor_names_faiss_and_the_choice_of_auto(run: Run) -> None:
+    found = json.loads(run("doctor", "--json").stdout)
+    assert found["facts"]["faiss"][0].isdigit() and "--device auto" in found["facts"]
+
+
+def test_doctor_without_faiss_ends_with_1_and_the_install_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    from engine.index import ivfpq
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    ivfpq.faiss.cache_clear()
+    try:
+        result = run("doctor")
+    finally:
+        ivfpq.faiss.cache_clear()
+    assert result.exit_code == 1 and "pip install 'mirsearch[cpu]'" in result.stderr
+
+
+def test_doctor_sees_two_builds_of_faiss(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engine.index import ivfpq
+
+    monkeypatch.setattr(ivfpq, "installed_builds", lambda: {"faiss-cpu": "1.15.1", "faiss-gpu": "1.15.1"})
+    result = run("doctor")
+    assert result.exit_code == 1 and "pip uninstall -y faiss-cpu faiss-gpu" in result.stderr
