@@ -4,6 +4,7 @@ Blocks of rows go to a thread pool instead of Numba's own parallel loops: those 
 happens to be installed, may not be entered from two threads at once, and take far longer to compile.
 """
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from kernels.reference import fix_signs, host_buffer, resident
 # Reassociation and fused multiply-add let LLVM vectorise the sums; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "nsz"}
 _EXPONENT = np.uint32(0x7F800000)
+_WIDE = np.finfo(np.float32).max / np.float32(256)  # steps of rows whose range itself may overflow
 _METRICS: dict[Metric, int] = {"cosine": 0, "ip": 1, "l2": 2}
 
 
@@ -92,6 +94,11 @@ def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
 
 
 @numba.njit(nogil=True, cache=True)
+def _nearest_code(scaled: Any) -> Any:
+    return np.uint8(min(max(np.rint(scaled), np.float32(0)), np.float32(255)))
+
+
+@numba.njit(nogil=True, cache=True)
 def _quantize_uint8(rows: Any, values: Any, low: Any, step: Any, norm2: Any) -> None:
     for i in range(len(rows)):
         row = rows[i]
@@ -101,8 +108,13 @@ def _quantize_uint8(rows: Any, values: Any, low: Any, step: Any, norm2: Any) -> 
             square += np.float64(value) * np.float64(value)
         width = ((most / np.float32(2) - least / np.float32(2)) / np.float32(255)) * np.float32(2)
         divisor = width if width > 0 else np.float32(1)
-        for j in range(row.shape[0]):
-            values[i, j] = np.uint8(min(max(np.rint((row[j] - least) / divisor), np.float32(0)), np.float32(255)))
+        if width > _WIDE:
+            half = np.float32(0.5)
+            for j in range(row.shape[0]):
+                values[i, j] = _nearest_code((row[j] * half - least * half) / (divisor * half))
+        else:
+            for j in range(row.shape[0]):
+                values[i, j] = _nearest_code((row[j] - least) / divisor)
         low[i], step[i], norm2[i] = least, width, square
 
 
@@ -255,16 +267,22 @@ def _rerank_codes(dot: Any) -> Any:
         rows: Any,
         scores: Any,
     ) -> None:
+        scaled = np.empty(queries.shape[1], np.float32)
         for i in range(len(queries)):
             query, held = queries[i], 0
-            total, query_norm2 = 0.0, 0.0
+            total, query_norm2, largest = 0.0, 0.0, 2.0**-100
             for value in query:
                 total += np.float64(value)
                 query_norm2 += np.float64(value) * np.float64(value)
+                largest = max(largest, abs(np.float64(value)))
+            # By a power of two to magnitudes up to 1, which changes no digit: the float32 products cannot overflow.
+            size = math.ldexp(1.0, math.frexp(largest)[1])
+            for j in range(len(query)):
+                scaled[j] = query[j] * np.float32(1 / size)
             for row in candidates[i]:
                 if row < 0:
                     continue
-                score = np.float64(low[row]) * total + np.float64(step[row]) * dot(query, values[row])
+                score = np.float64(low[row]) * total + np.float64(step[row]) * size * dot(scaled, values[row])
                 if metric == 0:
                     score = _cosine(score, norm2[row], query_norm2)
                 elif metric == 2:

@@ -217,11 +217,9 @@ def _rerank(queries: Any, ordered: Any, at: Any, codes: Codes, metric: Metric, k
         dots, squares = _pairs("dot_float32", queries, codes.values, at, outputs=2)
         scores = dense.scores_of_rows(cupy, dots, squares, queries, metric)
     else:
-        # Divided by the largest magnitude, no product of finite values overflows float32.
-        largest = cupy.abs(queries).max(axis=1, keepdims=True)
-        scaled = queries / cupy.where(largest > 0, largest, cupy.float32(1))
+        scaled, powers = dense.scaled(cupy, queries)
         (dots,) = _pairs(_DOTS[str(codes.values.dtype)], scaled, codes.values, at, outputs=1)
-        scores = dense.scores_of_codes(cupy, dots * largest.astype(cupy.float64), codes, at, queries, metric)
+        scores = dense.scores_of_codes(cupy, dots * powers, codes, at, queries, metric)
     return dense.best_first(cupy, ordered, scores, keep)
 
 

@@ -73,7 +73,8 @@ def quantize(xp: ModuleType, rows: Any, kind: Literal["uint8", "float16"]) -> Co
         return Codes(values, xp.zeros_like(step), step, norm2)
     low = rows.min(axis=1)
     step = ((rows.max(axis=1) / 2 - low / 2) / xp.float32(255)) * xp.float32(2)
-    scaled = (rows - low[:, None]) / xp.where(step > 0, step, one)[:, None]
+    scale = xp.where(step > xp.finfo(xp.float32).max / 256, xp.float32(0.5), one)[:, None]
+    scaled = (rows * scale - low[:, None] * scale) / (xp.where(step > 0, step, one)[:, None] * scale)
     return Codes(xp.clip(xp.rint(scaled), 0, 255).astype(xp.uint8), low, step, norm2)
 
 
@@ -86,6 +87,13 @@ def top_axes(xp: ModuleType, covariance: Any, count: int) -> tuple[Any, Any]:
     axes = vectors[:, ::-1][:, :count]
     largest = xp.take_along_axis(axes, xp.abs(axes).argmax(axis=0)[None], axis=0)
     return (axes * xp.where(largest < 0, -1.0, 1.0)).astype(xp.float32), values[::-1][:count].astype(xp.float32)
+
+
+def scaled(xp: ModuleType, queries: Any) -> tuple[Any, Any]:
+    """Queries (q, d) float32 by powers of two to magnitudes up to 1, which changes no digit, and the powers (q, 1)."""
+    largest = xp.abs(queries).max(axis=1, keepdims=True).astype(xp.float64)
+    powers = xp.ldexp(xp.ones_like(largest), xp.frexp(xp.maximum(largest, 2.0**-100))[1])
+    return queries * (1 / powers).astype(xp.float32), powers
 
 
 def scores_of_rows(xp: ModuleType, dots: Any, squares: Any, queries: Any, metric: Metric) -> Any:

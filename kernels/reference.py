@@ -51,9 +51,10 @@ def quantize(rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
         values = (rows / np.where(step > 0, step, np.float32(1))[:, None]).astype(np.float16)
         return Codes(values, np.zeros_like(step), step, norm2)
     low = rows.min(axis=1)
-    # Halved before the subtraction: the range of finite float32 values may itself overflow.
+    # Halved before the subtraction, here always and below where it must be: the range of finite values may overflow.
     step = ((rows.max(axis=1) / 2 - low / 2) / np.float32(255)) * np.float32(2)
-    scaled = (rows - low[:, None]) / np.where(step > 0, step, np.float32(1))[:, None]
+    scale = np.where(step > np.finfo(np.float32).max / 256, np.float32(0.5), np.float32(1))[:, None]
+    scaled = (rows * scale - low[:, None] * scale) / (np.where(step > 0, step, np.float32(1))[:, None] * scale)
     return Codes(np.clip(np.rint(scaled), 0, 255).astype(np.uint8), low, step, norm2)
 
 
