@@ -1,0 +1,188 @@
+"""`kernels.cuda` without a GPU: its `.cu` files compiled as C++, and a stand-in for CuPy made of NumPy.
+
+This proves the arithmetic, the indexing and the host code of the CUDA kernels, not what only a GPU can show: the
+compiler for it, memory models, real streams, real CuPy. Device arrays are a class of their own, and mixing them with
+host arrays fails as it does in CuPy.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import types
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kernels
+
+HERE = Path(__file__).parent
+KERNELS = Path(kernels.__file__).parent
+NEEDS = "" if shutil.which("g++") else "g++ is not installed: the CUDA kernels cannot be emulated"
+
+
+class DeviceArray(np.ndarray[Any, Any]):
+    """An array that poses as one on a GPU."""
+
+    def __array_ufunc__(self, ufunc: Any, method: Any, *inputs: Any, out: Any = (), **options: Any) -> Any:
+        refuse_host_arrays((*inputs, *out))
+        if out:
+            options["out"] = tuple(map(on_host, out))
+        with np.errstate(all="ignore"):  # a GPU does not warn
+            result = getattr(ufunc, method)(*map(on_host, inputs), **options)
+        return out[0] if out else on_device(result)
+
+    def astype(self, dtype: Any, **options: Any) -> Any:  # type: ignore[override]
+        with np.errstate(all="ignore"):
+            return super().astype(dtype, **options)
+
+    def set(self, source: Any, stream: Any = None) -> None:
+        assert type(source) is np.ndarray and source.flags.c_contiguous and source.dtype == self.dtype
+        self.view(np.ndarray)[...] = source.reshape(self.shape)
+
+    def get(self, stream: Any = None, out: Any = None, blocking: bool = True) -> None:
+        assert out is not None and out.shape == self.shape and out.dtype == self.dtype
+        out[...] = self.view(np.ndarray)
+
+
+def refuse_host_arrays(arguments: Any) -> None:
+    for x in arguments:
+        if isinstance(x, np.ndarray) and not isinstance(x, DeviceArray) and x.ndim:
+            raise TypeError("a host array among device arrays")
+
+
+def on_host(x: Any) -> Any:
+    return x.view(np.ndarray) if isinstance(x, DeviceArray) else x
+
+
+def on_device(array: Any) -> Any:
+    if isinstance(array, tuple):
+        return tuple(map(on_device, array))
+    return np.asarray(array).view(DeviceArray)
+
+
+@cache
+def library(source: str) -> Any:
+    """A `.cu` source as a shared library, each kernel behind `emulate_NAME`."""
+    names = re.findall(r'extern "C" __global__ void (\w+)', source)
+    whole = "\n".join(['#include "emulator.h"', source, *(f"EMULATE({name})" for name in names)])
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "kernel.so"
+        command = ["g++", "-std=c++17", "-O1", "-g0", "-shared", "-fPIC", "-w", f"-I{HERE}", "-x", "c++", "-", "-o"]
+        subprocess.run([*command, str(target)], input=whole, text=True, check=True)
+        return ctypes.PyDLL(str(target))  # keeps the GIL: the fibers serve one thread at a time
+
+
+class RawModule:
+    def __init__(self, *, code: str, options: Any) -> None:
+        self._library = library(code)
+
+    def get_function(self, name: str) -> Any:
+        return lambda grid, block, args: run(self._library[f"emulate_{name}"], grid[0], block[0], args)
+
+
+def run(function: Any, blocks: int, threads: int, args: Any) -> None:
+    """Call a kernel with device arrays and NumPy scalars, as CuPy does."""
+    held: list[Any] = []
+    for arg in args:
+        if isinstance(arg, DeviceArray):
+            assert arg.flags.c_contiguous
+            held.append(ctypes.c_void_p(arg.ctypes.data))
+        else:
+            assert isinstance(arg, np.int32 | np.int64), "a size whose width the kernel would have to guess"
+            held.append(ctypes.c_int32(int(arg)) if arg.itemsize == 4 else ctypes.c_int64(int(arg)))
+    function(blocks, threads, (ctypes.c_void_p * len(held))(*(ctypes.addressof(x) for x in held)))
+
+
+class Stream(contextlib.nullcontext[None]):
+    def __init__(self, *, non_blocking: bool) -> None:
+        super().__init__()
+
+    def synchronize(self) -> None: ...
+
+
+class OutOfMemoryError(MemoryError):
+    """As CuPy's."""
+
+
+def aligned(shape: Any, dtype: Any = float) -> Any:
+    """Device memory begins at multiples of 512."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.empty(size + 512, np.uint8)
+    start = -raw.ctypes.data % 512
+    return on_device(raw[start : start + size].view(dtype).reshape(shape))
+
+
+def asarray(a: Any, dtype: Any = None) -> Any:
+    if isinstance(a, DeviceArray) and dtype in (None, a.dtype):
+        return a
+    a = np.asarray(a, dtype)
+    out = aligned(a.shape, a.dtype)
+    out.view(np.ndarray)[...] = a
+    return out
+
+
+class Cupy(types.ModuleType):
+    """Everything that is not said here is NumPy's, with results on the pretended device."""
+
+    ndarray = DeviceArray
+    RawModule = RawModule
+    empty = staticmethod(aligned)
+    asarray = staticmethod(asarray)
+    free_memory = 1 << 40
+
+    def __init__(self) -> None:
+        super().__init__("cupy")
+        self.linalg = types.SimpleNamespace(eigh=lambda a: on_device(tuple(np.linalg.eigh(a.view(np.ndarray)))))
+        self.cuda = types.SimpleNamespace(
+            Device=contextlib.nullcontext,
+            Stream=Stream,
+            alloc_pinned_memory=bytearray,
+            memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            runtime=types.SimpleNamespace(memGetInfo=lambda: (self.free_memory, 1 << 40)),
+        )
+
+    @staticmethod
+    def asnumpy(a: Any) -> Any:
+        return np.array(a.view(np.ndarray)) if isinstance(a, DeviceArray) else np.asarray(a)
+
+    @staticmethod
+    def ascontiguousarray(a: Any) -> Any:
+        return a if a.flags.c_contiguous else asarray(a.view(np.ndarray))
+
+    @staticmethod
+    def arange(n: int) -> Any:
+        return on_device(np.arange(n))
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(np, name)
+        if isinstance(attribute, np.ufunc | type) or not callable(attribute):
+            return attribute
+
+        def function(*args: Any, **options: Any) -> Any:
+            refuse_host_arrays(args)
+            return on_device(attribute(*(on_host(x) for x in args), **options))
+
+        return function
+
+
+def load() -> Any:
+    """The module `kernels.cuda`, freshly made, on the stand-in for CuPy; the real ones stay what they are."""
+    spec = importlib.util.spec_from_file_location("kernels_cuda_emulated", KERNELS / "cuda.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = Cupy()
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules["cupy"]
+        if before is not None:
+            sys.modules["cupy"] = before
+    return module

@@ -1,0 +1,107 @@
+// Enough of CUDA to run the kernels of this project on the CPU, compiled with g++ in front of a `.cu` file.
+//
+// Each thread of a block is a fiber with a stack of its own. All take turns, one step each: a step ends where a
+// kernel meets its neighbours (a shuffle, a barrier), so no fiber goes on before all others came as far. Warps
+// therefore must meet equally often before a barrier of the whole block; the kernels here do.
+#include <ucontext.h>
+
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#define __global__
+#define __device__
+
+struct Index { unsigned int x, y, z; };
+struct alignas(8) uint2 { unsigned int x, y; };
+struct alignas(16) uint4 { unsigned int x, y, z, w; };
+static Index threadIdx, blockIdx, blockDim;
+
+struct Fiber {
+    ucontext_t context;
+    std::vector<char> stack;
+    bool done;
+};
+static std::vector<Fiber> fibers;
+static ucontext_t scheduler;
+static std::vector<double> slots;  // what each thread shows its neighbours
+static void (*body)(void**);
+static void** arguments;
+
+static void meet() { swapcontext(&fibers[threadIdx.x].context, &scheduler); }
+
+static double __shfl_down_sync(unsigned int, double value, int offset) {
+    const unsigned int me = threadIdx.x;
+    slots[me] = value;
+    meet();
+    const double theirs = me % 32 + offset < 32 ? slots[me + offset] : value;
+    meet();
+    return theirs;
+}
+
+static int __syncthreads_or(int predicate) {
+    slots[threadIdx.x] = predicate != 0;
+    meet();
+    bool any = false;
+    for (double slot : slots) any |= slot != 0;
+    meet();
+    return any;
+}
+
+static float __uint_as_float(unsigned int bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void fiber_main() {
+    body(arguments);
+    fibers[threadIdx.x].done = true;  // and on to the scheduler, through uc_link
+}
+
+static void run_block(unsigned int threads) {
+    fibers.resize(threads);
+    slots.assign(threads, 0);
+    for (Fiber& fiber : fibers) {
+        fiber.stack.resize(1 << 14);
+        fiber.done = false;
+        getcontext(&fiber.context);
+        fiber.context.uc_stack.ss_sp = fiber.stack.data();
+        fiber.context.uc_stack.ss_size = fiber.stack.size();
+        fiber.context.uc_link = &scheduler;
+        makecontext(&fiber.context, fiber_main, 0);
+    }
+    for (bool running = true; running;) {
+        running = false;
+        for (unsigned int i = 0; i < threads; ++i) {
+            if (fibers[i].done) continue;
+            threadIdx = {i, 0, 0};
+            swapcontext(&scheduler, &fibers[i].context);
+            running |= !fibers[i].done;
+        }
+    }
+}
+
+// A kernel called as the CUDA driver calls one: with an array of pointers to its arguments.
+template <typename... A, std::size_t... I>
+static void unpack(void (*kernel)(A...), void** args, std::index_sequence<I...>) {
+    kernel(*static_cast<A*>(args[I])...);
+}
+template <typename... A>
+static void call(void (*kernel)(A...), void** args) {
+    unpack(kernel, args, std::index_sequence_for<A...>{});
+}
+static void launch(void (*kernel)(void**), unsigned int blocks, unsigned int threads, void** args) {
+    body = kernel;
+    arguments = args;
+    blockDim = {threads, 1, 1};
+    for (unsigned int i = 0; i < blocks; ++i) {
+        blockIdx = {i, 0, 0};
+        run_block(threads);
+    }
+}
+#define EMULATE(name)                                                                       \
+    extern "C" void emulate_##name(unsigned int blocks, unsigned int threads, void** args) { \
+        launch([](void** a) { call(name, a); }, blocks, threads, args);                      \
+    }
