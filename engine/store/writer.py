@@ -54,14 +54,16 @@ class StoreWriter:
         """The handle of `.lock`, locked; StoreError when somebody has it, or the folder is not ours to write."""
         file = self.path / ".lock"
         begun_before = file.exists()
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = -1
         try:
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who ends without a store removes the file: what was locked may not be what others see by now.
+            # Who ends without a store removes the file, and a folder it made: what was locked may be gone by now.
             if not os.path.samestat(os.fstat(handle), file.stat()):
                 raise FileNotFoundError
         except (BlockingIOError, FileNotFoundError):
-            os.close(handle)
+            if handle >= 0:
+                os.close(handle)
             raise StoreError(f"{self.path}: another mirsearch is writing here. Wait for it to end.") from None
         taken = [name for name in self._names() if (self.path / name).exists()]
         problem = ""
