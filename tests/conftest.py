@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
     gpus, problem = cupy_gpus()
     if not gpus:
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=f"no GPU: {problem}"))
 
 
