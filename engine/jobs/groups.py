@@ -110,9 +110,21 @@ def group_photos(pairs: I64, scores: F32, copies: I64 | None = None) -> tuple[Du
     descending, then by representative.
     """
     copies = np.empty((0, 2), np.int64) if copies is None else copies
-    graph = _Graph.of(pairs, scores, copies)
+    alone = _alone(pairs, copies)
+    graph = _Graph.of(pairs[~alone], scores[~alone], copies)
     groups = [graph.group(photo, near) for photo, near in graph.stars()]
+    groups += [
+        DuplicateGroup(representative=a, photo_ids=(a, b), min_score=score)
+        for (a, b), score in zip(np.sort(pairs[alone], axis=1).tolist(), scores[alone].tolist(), strict=True)
+    ]
     return tuple(sorted(groups, key=lambda group: (-len(group.photo_ids), group.representative)))
+
+
+def _alone(pairs: I64, copies: I64) -> npt.NDArray[np.bool_]:
+    """Which pairs (m,) share no photo with another and have no copies: groups as they are, and most of them."""
+    _, number, times = np.unique(pairs, return_inverse=True, return_counts=True)
+    once = (times[number].reshape(-1, 2) == 1).all(axis=1)
+    return np.asarray(once & ~np.isin(pairs, copies[:, 1]).any(axis=1))
 
 
 @dataclass(frozen=True)
@@ -153,21 +165,21 @@ class _Graph:
         Counts in the heap may be out of date, but only too high: one that is found to be so goes back with its
         true count, so the top of the heap that is up to date is the true maximum.
         """
-        near, at, weight = self.near, self.at, self.weight
+        near, at, weight, n = self.near, self.at, self.weight, len(self.ids)
         left = [
-            weight[photo] - 1 + sum([weight[other] for other in near[at[photo] : at[photo + 1]]])
-            for photo in range(len(self.ids))
+            weight[photo] - 1 + sum([weight[other] for other in near[at[photo] : at[photo + 1]]]) for photo in range(n)
         ]
-        heap = [(-count, photo) for photo, count in enumerate(left)]
-        heapq.heapify(heap)
-        free = bytearray(b"\1" * len(left))
+        # One whole number for (count descending, photo ascending); sorted numbers are a heap.
+        most = max(left, default=0)
+        heap = np.sort((most - np.array(left, np.int64)) * n + np.arange(n)).tolist()
+        free = bytearray(b"\1" * n)
         found = []
         while heap:
-            count, photo = heapq.heappop(heap)
+            less, photo = divmod(heapq.heappop(heap), n)
             if not free[photo] or not left[photo]:
                 continue
-            if -count != left[photo]:
-                heapq.heappush(heap, (-left[photo], photo))
+            if most - less != left[photo]:
+                heapq.heappush(heap, (most - left[photo]) * n + photo)
                 continue
             taken = [place for place in range(at[photo], at[photo + 1]) if free[near[place]]]
             found.append((photo, taken))

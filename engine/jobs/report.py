@@ -38,11 +38,10 @@ def check_outputs(out: Path | str, images: Path | str | None = None) -> None:
     out = Path(out)
     if images is not None and not Path(images).is_dir():
         raise InputError(f"--images {images}: not a folder, expected the folder that holds 0/123.jpg")
-    try:
-        with disk_errors(out):
-            out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise InputError(f"--out {out}: is or lies below a file, expected a folder. Give another folder.") from None
+    if not next(path for path in (out, *out.absolute().parents) if path.exists()).is_dir():
+        raise InputError(f"--out {out}: is or lies below a file, expected a folder. Give another folder.")
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (out / name).is_dir():
             raise InputError(
@@ -289,11 +288,11 @@ def _histogram(duplicates: Duplicates) -> str:
     """The scores below 1 as bars of inline SVG; a bar of exact duplicates would dwarf the others."""
     below = duplicates.scores[duplicates.scores < 1].astype(np.float64)
     ones = len(duplicates.scores) - len(below)
-    equal = f"{ones:,} pairs with a score of 1 are not drawn." if ones else ""
+    equal = f"Not drawn: {ones:,} with a score of 1." if ones else ""
     if not len(below):
         return f"<p class=note>No pair scores between the threshold and 1. {equal}</p>"
     low, width, height = duplicates.threshold, 600, 170
-    counts, _ = np.histogram(below, bins=BARS, range=(low, 1))
+    counts, _ = np.histogram(np.maximum(below, low), bins=BARS, range=(low, 1))
     step = width / BARS
     bars = "".join(
         f"<rect x={i * step + 1:.1f} y={height - height * count / counts.max():.1f} width={step - 2:.1f} "
