@@ -103,10 +103,15 @@ def write_parquet(stream: Iterator[Answer], heading: Heading, out: Path, *, as_j
         from pyarrow import parquet
     except ImportError as error:
         raise DependencyError("--out needs PyArrow: pip install pyarrow") from error
-    fields = [("query_photo_id", pa.int64()), ("query_source", pa.string()), ("rank", pa.int32()),
-              ("photo_id", pa.int64()), ("score", pa.float32())]  # fmt: skip
+    fields: list[Any] = [
+        pa.field("query_photo_id", pa.int64()),
+        pa.field("query_source", pa.string()),
+        pa.field("rank", pa.int32()),
+        pa.field("photo_id", pa.int64()),
+        pa.field("score", pa.float32()),
+    ]
     facts = {"layer": heading.layer, "metric": heading.metric, "device": heading.device}
-    schema = pa.schema(fields, metadata=facts)
+    schema = pa.schema(fields).with_metadata(facts)
     queries = written = 0
     with disk_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)

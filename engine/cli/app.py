@@ -7,8 +7,8 @@ failed, 130 interrupted.
 import json
 import os
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -25,10 +25,11 @@ class _Verbs(TyperGroup):
 
     _json = False
 
-    def main(self, args: Sequence[str] | None = None, **extra: Any) -> Any:
+    def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line, and remember whether an error must be a JSON document too."""
-        self._json = "--json" in (sys.argv[1:] if args is None else args)
-        return super().main(args=args, **extra)
+        words = args[0] if args else extra.get("args")
+        self._json = "--json" in (sys.argv[1:] if words is None else words)
+        return super().main(*args, **extra)
 
     def _fail(self, message: str) -> NoReturn:
         if self._json:
@@ -60,7 +61,7 @@ class _Verbs(TyperGroup):
 def _plain(error: OSError) -> str:
     """An error of the operating system that no file's reader or writer has put in words."""
     try:
-        with disk_errors(error.filename or "disk"):
+        with disk_errors(Path(str(error.filename or "disk"))):
             raise error
     except EngineError as known:
         return str(known)

@@ -115,7 +115,7 @@ class _Demo:
         document = _same(out / "bench.json", _made_from(index))
         reused = document is not None
         if document is None:
-            report = run_bench(index, BenchSpec(queries=500, repeats=3), self.progress)
+            report = run_bench(index, _grid(index), self.progress)
             write_bench(report, out)
             document = report.to_dict()
             _mark(out / "bench.json", _made_from(index))
@@ -153,6 +153,17 @@ def run_demo(folder: Path, *, photos: int, device: Device, progress: Progress = 
     return DemoReport(
         folder=folder, steps=demo.steps, query=query, neighbors=neighbors, bench=bench, duplicates=duplicates,
         seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def _grid(index: Index) -> BenchSpec:
+    """A small grid around the default: `mirsearch bench` measures a larger one."""
+    probes, rerank = index.settings(SearchSpec(k=10))
+    lists = index.manifest.spec.lists or 1
+    return BenchSpec(
+        queries=500, repeats=2, latency_queries=100,
+        probes=tuple(sorted({max(probes // 4, 1), probes, min(probes * 4, lists)})),
+        rerank=tuple(sorted({min(100, rerank), rerank, min(1000, len(index))})),
     )  # fmt: skip
 
 
