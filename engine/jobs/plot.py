@@ -95,7 +95,7 @@ class _Drawing:
         axes.yaxis.set_major_locator(ticker.FixedLocator(ticks[len(ticks) // 2 :][:1] if room > 1.5 else ticks))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
         axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
-        axes.xaxis.set_major_locator(ticker.FixedLocator([t for t in nice_steps(max(worst, 0), 1) if t <= 1]))
+        axes.xaxis.set_major_locator(ticker.FixedLocator(nice_steps(max(worst, 0), 1)))
         axes.grid(color=FAINT, linewidth=0.7)
         axes.set_axisbelow(True)
         axes.tick_params(length=0, labelsize=8.5, pad=5)
@@ -243,22 +243,27 @@ def machine_line(machine: Mapping[str, Any], repeats: int) -> str:
     return f"{processor}, {cores} · mirsearch {machine['engine']}{faiss} · {runs}"
 
 
-def nice_steps(low: float, high: float) -> list[float]:
-    """Ticks from below low to high, 4 to 8 steps of 1, 2 or 5 times a power of ten apart."""
-    span = max(high - low, 0.005)
+def nice_step(span: float) -> float:
+    """1, 2 or 5 times a power of ten, so that it goes into a span 4 to 8 times or nearly so."""
     power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(size * power for size in (1, 2, 5, 10) if span / (size * power) <= 8)
-    return [round(high - i * step, 10) for i in range(math.floor(span / step + 1e-9) + 1)]
+    return next(size * power for size in (1, 2, 5, 10) if span / (size * power) <= 8)
+
+
+def nice_steps(low: float, high: float) -> list[float]:
+    """Ticks from high down, as long as they are not below low."""
+    step = nice_step(max(high - low, 0.005))
+    return [round(high - i * step, 10) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
 
 
 def round_numbers(low: float, high: float) -> list[float]:
-    """Ticks between two positive numbers on a log axis: 1, 2 and 5 times powers of ten, or finer where few fit."""
-    for steps in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(1 + i / 10 for i in range(90))):
-        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
-        if len(ticks) >= 3:
-            break
-    return ticks
+    """Ticks between two positive numbers on a log axis: 1, 2 and 5 times powers of ten, or even steps if few fit."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    if len(ticks) >= 3:
+        return ticks
+    step = nice_step(high - low)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def offsets(width: float, height: float) -> list[tuple[float, float]]:

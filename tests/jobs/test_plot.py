@@ -113,7 +113,11 @@ def test_nothing_global_is_left_behind():
 
 def test_ticks():
     assert round_numbers(90, 2500) == [100, 200, 500, 1000, 2000]
-    assert len(round_numbers(1000, 1100)) >= 2
+    assert round_numbers(630, 1430) == [700, 800, 900, 1000, 1100, 1200, 1300, 1400]  # past a power of ten
+    for low, high in ((1e-3, 1.1e-3), (99, 101), (0.9, 5.0), (1e4, 1e7), (40, 41)):
+        ticks = round_numbers(low, high)
+        assert 3 <= len(ticks) <= 12 and low <= min(ticks) and max(ticks) <= high
+    assert nice_steps(1, 1) == [1.0]
     assert nice_steps(0.9, 1) == pytest.approx([1.0, 0.98, 0.96, 0.94, 0.92, 0.9])
     assert nice_steps(0, 1) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
 
