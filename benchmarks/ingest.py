@@ -22,9 +22,8 @@ import numpy as np
 
 from benchmarks.machine import table, write_result
 from engine.store.dat import RECORD_BYTES, relative_path
-from engine.store.direct import DirectReader
 from engine.store.ingest import BLOCK_FILES, ingest
-from engine.store.reader import Block
+from engine.store.reader import Block, open_reader
 from engine.store.sources import find_dat_files
 from engine.store.synth import describe, synthesize
 from kernels import Device
@@ -65,7 +64,7 @@ def concatenate(features: Path, photos: int, work: Path) -> int:
 def read_only(features: Path, photos: int) -> int:
     """Our reader on one thread: found, read, split and checked, nothing written."""
     files = find_dat_files([features])
-    reader, block = DirectReader(BLOCK_FILES), Block(BLOCK_FILES)
+    reader, block = open_reader(CPU, BLOCK_FILES), Block(BLOCK_FILES)
     for start in range(0, photos, BLOCK_FILES):
         reader.read(files.take(slice(start, min(start + BLOCK_FILES, photos))), block)
     return photos

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from benchmarks.defaults import REAL, real_store, sample_store
 from benchmarks.machine import table, write_result
 from engine.store.store import Store
-from kernels import cpu
+from kernels import load
 
 F32 = npt.NDArray[np.float32]
 RANKS = (10, 20, 40, 100)
@@ -67,7 +67,7 @@ def measure(data: F32, metric: str) -> Iterator[dict[str, Any]]:
     sample = rows[rng.choice(len(rows), min(20_000, len(rows)), replace=False)].astype(np.float64)
     moment, mean = sample.T @ sample / len(sample), sample.mean(axis=0)
     for basis, matrix in (("cov", moment - np.outer(mean, mean)), ("mom", moment)):
-        axes, _ = cpu.top_axes(matrix, 256)
+        axes, _ = load("cpu").top_axes(matrix, 256)
         for count in (128, 256):
             reduced = np.asarray(rows @ axes[:, :count])
             for name, compared, by, norm2 in variants(rows, reduced, metric):

@@ -129,11 +129,15 @@ def dedup(
     import json
 
     from engine.jobs.dedup import DedupSpec, find_duplicates, score_against_truth
-    from engine.jobs.report import write_duplicates
+    from engine.jobs.report import check_outputs, write_duplicates
 
+    spec = DedupSpec(threshold=threshold)
+    if truth and not truth.is_file():
+        raise InputError(f"--truth {truth}: no such file, expected the truth.jsonl of a sample collection")
     index = Index.open(index_folder(store, layer, name), device=settle(device))
+    check_outputs(out, images)
     with Reporter() as progress:
-        found = find_duplicates(index, DedupSpec(threshold=threshold), progress)
+        found = find_duplicates(index, spec, progress)
         planted = score_against_truth(found, truth) if truth else None
         progress("write the report", 0, 0)
         files = write_duplicates(found, index.store, out, images=images, truth=planted)
