@@ -19,7 +19,7 @@ ROOT = Path(kernels.__file__).parents[1]
 ON_GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
-def pytest_configure(config):
+def pytest_configure(config: Any) -> None:
     if not hasattr(config, "workerinput"):  # with xdist: the controller, before the workers load anything
         forget_stale_machine_code(config)
 
