@@ -67,4 +67,7 @@ def load(device: Device | Literal["cpu", "cuda", "reference"]) -> Kernels:
         gpus, problem = cupy_gpus()
         if not gpus:
             raise DeviceUnavailableError(problem)
-    return cast(Kernels, importlib.import_module(f"kernels.{kind}"))
+    module = importlib.import_module(f"kernels.{kind}")
+    if isinstance(device, Device) and device.gpus:
+        module.use_gpu(device.gpus[0])
+    return cast(Kernels, module)
