@@ -1,14 +1,17 @@
 """Exact search: every query against every row, block by block."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from engine.errors import InputError
 from engine.index.result import SearchResult
 from engine.progress import Progress, silent
 from engine.store.store import Store
-from kernels import Codes, Kernels, Metric
+from kernels import Codes, Kernels, Metric, dense
 
 BLOCK_ROWS, BLOCK_QUERIES = 8192, 1024
 
@@ -27,7 +30,8 @@ def exact_search(
     """The k nearest rows of the whole layer for each query (q, dim), with exact scores.
 
     exclude: (q,) photo ids, one for each query, that must not be in its answer (−1 for none). A matrix product
-    finds somewhat more than k rows; their scores are then computed one by one, as those of an index are.
+    finds somewhat more than k rows; their scores are then computed one by one, as those of an index are. Where
+    the two disagree so much that a row may have been missed, the product is taken again in float64.
     """
     data = store.layer(layer)
     banned = excluded_rows(store, exclude, len(queries))
@@ -36,8 +40,7 @@ def exact_search(
     for start in range(0, len(queries), BLOCK_QUERIES):
         part = np.s_[start : start + BLOCK_QUERIES]
         progress("exact search", start, len(queries), unit="queries")
-        found = _candidates(data, queries[part], banned[part], k, metric, kernels)
-        rows[part], scores[part] = kernels.rerank(queries[part], found, Codes(data), metric, k)
+        rows[part], scores[part] = compare(data, queries[part], banned[part], k, metric, kernels)
     progress("exact search", len(queries), len(queries), unit="queries")
     return SearchResult.of_rows(store, rows, scores)
 
@@ -46,30 +49,77 @@ def excluded_rows(store: Store, exclude: npt.NDArray[np.int64] | None, queries: 
     """The row (q,) that each query must not be answered with; −1 for none."""
     rows = np.full(queries, -1, np.int64)
     if exclude is not None:
-        named = np.asarray(exclude, np.int64) >= 0
-        rows[named] = store.rows_of(np.asarray(exclude)[named]) if named.any() else rows[named]
+        ids = np.atleast_1d(np.asarray(exclude, np.int64))
+        if ids.shape != (queries,):
+            raise InputError(f"exclude of shape {ids.shape}: expected one photo id for each of {queries:,} queries")
+        if (ids >= 0).any():
+            rows[ids >= 0] = store.rows_of(ids[ids >= 0])
     return rows
 
 
-def _candidates(
+def compare(
     data: Any,
     queries: npt.NDArray[np.float32],
     banned: npt.NDArray[np.int64],
     k: int,
     metric: Metric,
     kernels: Kernels,
-) -> npt.NDArray[np.int64]:
-    """Rows (q, ≤ k and a margin) that hold the k nearest of each query."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The best k rows of data (n, dim) and their exact scores, (q, k), for one block of queries; banned: (q,) rows."""
+    candidates, closeness = _candidates(data, queries, banned, k, metric, kernels.nearest)
+    rows, scores = kernels.rerank(queries, candidates, Codes(data), metric, max(k, candidates.shape[1]))
+    if candidates.shape[1] < len(data):
+        again = np.flatnonzero(_doubtful(candidates, closeness, rows, scores, k))
+        if len(again):
+            wide = partial(dense.nearest, np)
+            candidates, _ = _candidates(data, queries[again].astype(np.float64), banned[again], k, metric, wide)
+            rows[again, :k], scores[again, :k] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
+    return rows[:, :k], scores[:, :k]
+
+
+def _doubtful(
+    candidates: npt.NDArray[np.int64],
+    closeness: npt.NDArray[np.floating[Any]],
+    rows: npt.NDArray[np.int64],
+    scores: npt.NDArray[np.float32],
+    k: int,
+) -> npt.NDArray[np.bool_]:
+    """Whether the rounding of the matrix product may have hidden one of the k best rows of each query (q,).
+
+    The error is seen on the candidates. A row that was left out is at most as close as the least close candidate,
+    and that error; four times as much is allowed for, and what float32 scores cannot tell apart is a tie.
+    """
+    width = candidates.shape[1]
+    approximate = np.take_along_axis(closeness, np.argsort(candidates, axis=1), axis=1).astype(np.float64)
+    exact = np.take_along_axis(scores[:, :width], np.argsort(rows[:, :width], axis=1), axis=1).astype(np.float64)
+    present = np.sort(candidates, axis=1) >= 0
+    with np.errstate(invalid="ignore"):
+        error = 4 * np.abs(approximate - exact).max(axis=1, where=present, initial=0)
+        border = approximate.min(axis=1, where=present, initial=np.inf)
+        near = (scores[:, k - 1] < border + error) & (error > 2e-6 * np.abs(scores[:, k - 1]))
+    return np.asarray(near | ~np.isfinite(error))
+
+
+def _candidates(
+    data: Any,
+    queries: npt.NDArray[np.floating[Any]],
+    banned: npt.NDArray[np.int64],
+    k: int,
+    metric: Metric,
+    nearest: Callable[..., Any],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]:
+    """Rows (q, ≤ k and a margin) that hold the k nearest of each query, and their closeness by the product."""
     # The margin covers the banned row and the rounding of float32 products at the border.
     wanted = k + 8 + k // 4
     rows = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0), np.float32)
+    scores = np.empty((len(queries), 0), queries.dtype)
     for start in range(0, len(data), BLOCK_ROWS):
-        block = np.asarray(data[start : start + BLOCK_ROWS])
-        at, closeness = kernels.nearest(queries, block, metric, min(wanted, len(block)))
+        block = np.asarray(data[start : start + BLOCK_ROWS], queries.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # seen afterwards, and compared again in float64
+            at, closeness = nearest(queries, block, metric, min(wanted, len(block)))
         closeness = np.where(at + start == banned[:, None], -np.inf, closeness)
         rows, scores = np.hstack([rows, at + start]), np.hstack([scores, closeness])
         if rows.shape[1] > wanted:
             best = np.argpartition(scores, -wanted, axis=1)[:, -wanted:]
             rows, scores = np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)
-    return np.where(rows == banned[:, None], -1, rows)
+    return np.where(rows == banned[:, None], -1, rows), scores
