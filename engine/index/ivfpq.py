@@ -79,9 +79,9 @@ def train(sample: F32, spec: IndexSpec, device: Device) -> Any:
         return _train_on_gpu(sample, spec, metric, device)
     quantizer = module.IndexFlat(spec.reduced, metric)
     kind = module.IndexIVFPQFastScan if spec.pq_bits == 4 else module.IndexIVFPQ
-    index = kind(quantizer, spec.reduced, spec.lists, spec.pq_m, spec.pq_bits, metric)
-    index.cp.seed = index.pq.cp.seed = spec.seed + 1
     with _failing_clearly("train"):
+        index = kind(quantizer, spec.reduced, spec.lists, spec.pq_m, spec.pq_bits, metric)
+        index.cp.seed = index.pq.cp.seed = spec.seed + 1
         index.train(np.ascontiguousarray(sample))
     return index
 
@@ -136,9 +136,13 @@ def add(shard: Any, rows: F32, first_row: int) -> None:
 
 
 def save(shard: Any, path: Path) -> None:
-    """Write a shard's file."""
+    """Write a shard's file; OSError when it does not fit.
+
+    Not by `write_index`: when the disk is full at its last bytes, that prints a line and leaves the file cut short.
+    """
     with _failing_clearly(f"write {path}"):
-        faiss().write_index(shard, str(path))
+        data = faiss().serialize_index(shard)
+    path.write_bytes(data)
 
 
 def load(path: Path, device: Device) -> Any:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.errors import InputError
 from kernels import Metric
 
 MAX_REDUCED = 256
@@ -24,7 +25,7 @@ class IndexSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     layer: str
     metric: Metric = "cosine"
-    reduced: Annotated[int, Field(ge=2)] | None = None
+    reduced: Annotated[int, Field(ge=1)] | None = None
     lists: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     pq_m: Annotated[int, Field(ge=1)] | None = None
     pq_bits: Literal[4, 8] | None = None
@@ -46,13 +47,18 @@ class IndexSpec(BaseModel):
         """
         tiny = rows < EXACT_BELOW or dim < 8
         lists = self.lists if self.lists is not None else 0 if tiny else default_lists(rows)
-        reduced = self.reduced or min(MAX_REDUCED, dim - dim % 8 or dim)
+        reduced = min(self.reduced or min(MAX_REDUCED, dim - dim % 8 or dim), dim)
         bits = self.pq_bits or (4 if device == "cpu" else 8)
+        pq_m = self.pq_m or next(
+            m for m in range(max(reduced // (2 if bits == 4 else 4), 1), 0, -1) if reduced % m == 0
+        )
+        if reduced % pq_m:
+            raise InputError(f"pq_m {pq_m} does not divide the {reduced} reduced dimensions of {self.layer}")
         return self.model_copy(
             update={
-                "reduced": min(reduced, dim),
+                "reduced": reduced,
                 "lists": min(lists, max(rows // 40, 1)) if lists else 0,
-                "pq_m": self.pq_m or max(reduced // (2 if bits == 4 else 4), 1),
+                "pq_m": pq_m,
                 "pq_bits": bits,
                 "training_rows": min(rows, self.training_rows or default_training_rows(lists)),
             }
