@@ -1,5 +1,6 @@
 """Building an index: learn from a sample, then stream the store through reduction, shards and codes."""
 
+import fcntl
 import os
 import resource
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from engine.errors import InputError
+from engine.errors import IndexUnusableError, InputError
 from engine.index import ivfpq, reduce, shards
 from engine.index.manifest import IndexManifest, Part, Shard, read_index_manifest, write_index_manifest
 from engine.index.spec import IndexSpec, default_probes, default_rerank
@@ -87,15 +88,30 @@ def build_index(
         return BuildReport(path=folder, manifest=existing, seconds=time.perf_counter() - started, reused=True)
     part = folder.with_name(folder.name + PART)
     with disk_errors(store.path):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        try:
-            manifest = _Build(store, spec, device, part, progress).run()
-            _swap(part, folder)
-        except BaseException:
+        folder.parent.mkdir(exist_ok=True)
+        with _alone(folder):
             shutil.rmtree(part, ignore_errors=True)
-            raise
+            part.mkdir()
+            try:
+                manifest = _Build(store, spec, device, part, progress).run()
+                _swap(part, folder)
+            except BaseException:
+                shutil.rmtree(part, ignore_errors=True)
+                raise
     return BuildReport(path=folder, manifest=manifest, seconds=time.perf_counter() - started)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from building the same index at the same time."""
+    handle = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise IndexUnusableError(f"{folder}: another mirsearch is building this index. Wait for it to end.") from None
+    finally:
+        os.close(handle)  # the file stays: removing a lock that another process just opened would undo it
 
 
 def _same_index(folder: Path, store: Store, spec: IndexSpec) -> IndexManifest | None:
@@ -105,10 +121,13 @@ def _same_index(folder: Path, store: Store, spec: IndexSpec) -> IndexManifest | 
         manifest = read_index_manifest(folder)
     except Exception:  # damaged or of another version: it is what this build replaces
         return None
-    same = manifest.spec == spec and manifest.store_digest == store.manifest.digest
-    whole = all((folder / file).is_file() and (folder / file).stat().st_size == part.bytes
-                for file, part in manifest.parts.items())  # fmt: skip
-    return manifest if same and whole else None
+    if manifest.spec != spec or manifest.store_digest != store.manifest.digest:
+        return None
+    try:  # all bytes of it: whoever builds again because an index is damaged must not be given the same one
+        whole = all(sum_file(folder / file) == part for file, part in manifest.parts.items())
+    except OSError:
+        return None
+    return manifest if whole else None
 
 
 def _swap(part: Path, folder: Path) -> None:
@@ -117,7 +136,12 @@ def _swap(part: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
-    part.rename(folder)
+    try:
+        part.rename(folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
     flush_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -176,7 +200,7 @@ class _Build:
         self.clock = _Clock()
         self.parts: dict[str, Part] = {}
         self.shards: list[Shard] = []
-        self.explained = 1.0
+        self.explained, self.scale = 1.0, 1.0
 
     def run(self) -> IndexManifest:
         if self.spec.lists:
@@ -190,6 +214,7 @@ class _Build:
             rows=len(self.store),
             dim=self.data.shape[1],
             spec=self.spec,
+            scale=self.scale,
             probes=default_probes(self.spec.lists or 1, self.spec.metric),
             rerank=default_rerank(10, len(self.store)),
             shards=self.shards,
@@ -218,7 +243,7 @@ class _Build:
                 self.data, few, spec.reduced or 1, unit=spec.metric == "cosine", kernels=self.kernels,
                 progress=self.progress,
             )  # fmt: skip
-        self.explained = reduction.explained
+        self.explained, self.scale = reduction.explained, reduction.scale
         file = _PartFile(self.folder / "axes.npy")
         file.write(npy.header(reduction.axes.shape, "<f4"))
         file.write(np.ascontiguousarray(reduction.axes))
@@ -245,7 +270,7 @@ class _Build:
                 with self.clock.phase("codes"):
                     sketch.write(self.kernels.quantize(reduced, "uint8"))
                     if refine and spec.refine != "none":
-                        refine.write(self.kernels.quantize(rows, spec.refine))
+                        refine.write(self.kernels.quantize(reduction.scaled(rows), spec.refine))
                 self.progress("add rows", at + len(rows), n)
             with self.clock.phase("write"):
                 self._write_shard(shard, Shard(file=f"shard-{number:04d}.faiss", start=start, stop=stop))

@@ -34,7 +34,7 @@ class IndexManifest(BaseModel):
     """The manifest of an index. spec has no None in it; store_digest is that of the store's manifest.
 
     training: figures of the build: seconds by phase, share of variance kept, rows learned from, device, peak memory.
-    probes, rerank: what a search uses when it is not told.
+    probes, rerank: what a search uses when it is not told. scale: of the rows in all codes; see `Reduction`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +45,7 @@ class IndexManifest(BaseModel):
     rows: Annotated[int, Field(ge=0)]
     dim: Annotated[int, Field(ge=1)]
     spec: IndexSpec
+    scale: Annotated[float, Field(gt=0)] = 1.0
     probes: Annotated[int, Field(ge=1)]
     rerank: Annotated[int, Field(ge=1)]
     shards: list[Shard]

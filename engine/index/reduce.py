@@ -11,6 +11,10 @@ from engine.progress import Progress, silent
 from kernels import Kernels
 
 BLOCK_ROWS = 2048
+# Features of typical sizes outside of these are scaled to about 1, so that float32 holds the sums of their squares.
+_NORMAL = (1e-12, 1e12)
+_FAR = 1e15  # the size that far larger rows are brought down to
+_OUTLIER = 1e4  # how many times the typical size a row may count for in the covariance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +22,41 @@ class Reduction:
     """Principal axes of a layer.
 
     axes: (dim, reduced) float32, orthonormal columns, largest variance first. unit: rows and queries are made unit
-    length before and after (cosine). explained: share of the sample's variance that the axes keep.
+    length before and after (cosine). explained: share of the sample's variance that the axes keep. scale: a power of
+    two that brings features of extreme size to where float32 can hold their squares; 1 for all others.
     """
 
     axes: npt.NDArray[np.float32]
     unit: bool
     explained: float
+    scale: float = 1.0
+
+    def scaled(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Rows (n, dim) as codes take them: of sizes whose squares float32 can hold, in the same order of closeness.
+
+        For the cosine a row's size means nothing. Otherwise a row far larger than the others is as good as infinitely
+        far, and stays far.
+        """
+        sizes = self.scale * _sizes(rows)
+        if self.unit:
+            odd, wanted = (sizes > 0) & ((sizes < _NORMAL[0]) | (sizes > _NORMAL[1])), 1.0
+        else:
+            odd, wanted = sizes > _FAR, _FAR
+        if self.scale == 1 and not odd.any():
+            return rows
+        factors = self.scale * np.divide(wanted, sizes, out=np.ones_like(sizes), where=odd)
+        return (rows * factors[:, None]).astype(np.float32)
 
     def apply(self, rows: npt.NDArray[np.float32], kernels: Kernels) -> npt.NDArray[np.float32]:
         """Reduced rows (n, reduced) float32."""
-        return kernels.project(np.ascontiguousarray(rows, np.float32), self.axes, unit=self.unit)
+        rows = np.ascontiguousarray(rows, np.float32)
+        return kernels.project(rows if self.unit else self.scaled(rows), self.axes, unit=self.unit)
+
+
+def _sizes(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """The largest magnitude of each row (n,)."""
+    sizes: npt.NDArray[np.float64] = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+    return sizes
 
 
 def sample_rows(rows: int, count: int, seed: int) -> npt.NDArray[np.int64]:
@@ -41,6 +70,13 @@ def gather(data: Any, at: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.floa
     """The rows at these numbers, in blocks of bounded size."""
     for start in range(0, len(at), BLOCK_ROWS):
         yield np.asarray(data[at[start : start + BLOCK_ROWS]], np.float32)
+
+
+def _tame(rows: npt.NDArray[np.float32], scale: float, limit: float) -> npt.NDArray[np.float32]:
+    """Sampled rows by the scale, and none so large that the principal axes are its own alone."""
+    if scale != 1:
+        rows = (rows * np.float64(scale)).clip(-limit, limit).astype(np.float32)
+    return rows if limit == np.inf else np.clip(rows, -np.float32(limit), np.float32(limit))
 
 
 def learn(
@@ -57,10 +93,15 @@ def learn(
     Axes of the centred covariance, applied to rows that are not centred: distances do not change by a shift, and
     the cosine is taken about the origin. Measured against second moments and centring in benchmarks/reduction.py.
     """
-    dim = data.shape[1]
+    dim, scale, limit = data.shape[1], 1.0, np.inf
+    if not unit:
+        sizes = np.concatenate([_sizes(block) for block in gather(data, at)])
+        typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
+        scale = 1.0 if _NORMAL[0] <= typical <= _NORMAL[1] else 2.0 ** -np.frexp(typical)[1]
+        limit = _OUTLIER * typical * scale
     total, square, seen = np.zeros(dim), np.zeros((dim, dim)), 0
     for block in gather(data, at):
-        block_sum, block_square = kernels.moments(block, unit=unit)
+        block_sum, block_square = kernels.moments(_tame(block, scale, limit), unit=unit)
         total += block_sum
         square += block_square
         seen += len(block)
@@ -71,4 +112,4 @@ def learn(
     axes, variances = kernels.top_axes(covariance, reduced)
     trace = float(np.trace(covariance))
     explained = float(np.clip(variances, 0, None).sum()) / trace if trace > 0 else 1.0
-    return Reduction(axes=axes, unit=unit, explained=min(explained, 1.0))
+    return Reduction(axes=axes, unit=unit, explained=min(explained, 1.0), scale=float(scale))

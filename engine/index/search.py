@@ -8,11 +8,11 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import IndexUnusableError, InputError
+from engine.errors import IndexUnusableError, InputError, StoreError
 from engine.index import ivfpq, shards
 from engine.index.build import sum_file
 from engine.index.device import settle
-from engine.index.exact import exact_search, excluded_rows
+from engine.index.exact import compare, exact_search, excluded_rows
 from engine.index.manifest import IndexManifest, Part, read_index_manifest
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
@@ -57,13 +57,16 @@ class Index:
             )
         _check_parts(path, manifest)
         kernels = load(settled)
-        return cls(
-            path=path, store=store, manifest=manifest, device=settled, kernels=kernels,
-            reduction=_open_reduction(path, manifest),
-            shards=[ivfpq.load(path / shard.file, settled) for shard in manifest.shards],
-            sketch=_open_codes(path, "sketch", manifest, kernels),
-            refine=_open_codes(path, "refine", manifest, kernels),
-        )  # fmt: skip
+        try:
+            return cls(
+                path=path, store=store, manifest=manifest, device=settled, kernels=kernels,
+                reduction=_open_reduction(path, manifest),
+                shards=[ivfpq.load(path / shard.file, settled) for shard in manifest.shards],
+                sketch=_open_codes(path, "sketch", manifest, kernels),
+                refine=_open_codes(path, "refine", manifest, kernels),
+            )  # fmt: skip
+        except StoreError as error:
+            raise IndexUnusableError(f"{error} Build the index again.") from error
 
     def __len__(self) -> int:
         """How many photos."""
@@ -77,9 +80,10 @@ class Index:
     def settings(self, spec: SearchSpec) -> tuple[int, int]:
         """The probes and the candidates that a search with this specification uses."""
         lists = self.manifest.spec.lists or 1
-        probes = min(spec.probes or self.manifest.probes, lists)
-        rerank = spec.rerank or max(self.manifest.rerank, default_rerank(spec.k, len(self)))
-        return probes, max(min(rerank, len(self)), 1)
+        rerank = min(spec.rerank or max(self.manifest.rerank, default_rerank(spec.k, len(self))), len(self))
+        # Who wants all rows compared, or nearly as many as there are, wants no list left out.
+        probes = spec.probes or (lists if rerank >= len(self) else self.manifest.probes)
+        return min(probes, lists), max(rerank, 1)
 
     def search(
         self,
@@ -123,14 +127,23 @@ class Index:
         rerank: int,
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         assert self.reduction is not None
-        reduced = self.reduction.apply(queries, self.kernels)
-        candidates = shards.candidates(self.shards, reduced, rerank, probes)
-        candidates = np.where(candidates == banned[:, None], -1, candidates)
         metric = self.manifest.spec.metric
+        reduced = self.reduction.apply(queries, self.kernels)
+        if metric == "ip":
+            reduced = _of_size_one(reduced)
+        candidates = shards.candidates(self.shards, reduced, rerank, probes)
+        unanswered = np.flatnonzero((candidates < 0).all(axis=1))  # FAISS has no order for rows that are all alike
+        candidates = np.where(candidates == banned[:, None], -1, candidates)
         for codes, asked, keep in self._steps(queries, reduced, k, rerank):
             if candidates.shape[1] > keep:
                 candidates, _ = self.kernels.rerank(asked, candidates, codes, metric, keep)
-        return self.kernels.rerank(queries, candidates, Codes(self.store.layer(self.layer)), metric, k)
+        data = Codes(self.store.layer(self.layer))
+        rows, scores = self.kernels.rerank(queries, candidates, data, metric, k)
+        if len(unanswered):
+            rows[unanswered], scores[unanswered] = compare(
+                data.values, queries[unanswered], banned[unanswered], k, metric, self.kernels
+            )
+        return rows, scores
 
     def _steps(
         self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], k: int, rerank: int
@@ -141,8 +154,19 @@ class Index:
         """
         if self.sketch is not None:
             yield self.sketch, reduced, max(4 * k, rerank // 8)
-        if self.refine is not None:
-            yield self.refine, queries, max(k + max(k // 2, 6), rerank // 16)
+        if self.refine is not None and self.reduction is not None:
+            yield self.refine, self.reduction.scaled(queries), max(k + max(k // 2, 6), rerank // 16)
+
+
+def _of_size_one(reduced: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Reduced queries by their largest magnitude, which changes no order of inner products.
+
+    To a query of zeros all rows are equally close, and FAISS answers it with none: any direction stands for it.
+    """
+    largest = np.abs(reduced).max(axis=1, keepdims=True)
+    sized: npt.NDArray[np.float32] = np.divide(reduced, largest, out=np.zeros_like(reduced), where=largest > 0)
+    sized[largest[:, 0] == 0, 0] = 1
+    return sized
 
 
 def check_queries(queries: npt.ArrayLike, dim: int, layer: str) -> npt.NDArray[np.float32]:
@@ -184,7 +208,7 @@ def _open_reduction(path: Path, manifest: IndexManifest) -> Reduction | None:
     shape = (manifest.dim, manifest.spec.reduced or 1)
     axes = np.ascontiguousarray(npy.open_rows(path / "axes.npy", shape, "<f4"), np.float32)
     explained = float(manifest.training.get("explained_variance", 0))
-    return Reduction(axes=axes, unit=manifest.spec.metric == "cosine", explained=explained)
+    return Reduction(axes=axes, unit=manifest.spec.metric == "cosine", explained=explained, scale=manifest.scale)
 
 
 def _open_codes(path: Path, name: str, manifest: IndexManifest, kernels: Kernels) -> Codes | None:
