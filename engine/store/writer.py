@@ -13,7 +13,16 @@ import numpy.typing as npt
 
 from engine.errors import StoreError
 from engine.store import npy
-from engine.store.durable import PART, disk_errors, flush_folder, part_of, publish, write_at, write_whole
+from engine.store.durable import (
+    PART,
+    disk_errors,
+    flush_folder,
+    part_of,
+    publish,
+    start_writeback,
+    write_at,
+    write_whole,
+)
 from engine.store.manifest import Layer, Manifest, digest, write_manifest
 from engine.version import VERSION
 
@@ -101,7 +110,9 @@ class StoreWriter:
         for name, rows in layers.items():
             data = np.ascontiguousarray(rows).data.cast("B")
             self._sums[name][block] = digest(data)
-            write_at(self._handles[name], data, npy.HEADER_BYTES + start * rows.shape[1] * 4)
+            offset = npy.HEADER_BYTES + start * rows.shape[1] * 4
+            write_at(self._handles[name], data, offset)
+            start_writeback(self._handles[name], offset, len(data))
 
     def quarantine(self, line: bytes) -> None:
         """Add one JSON line to `quarantine.jsonl`."""
