@@ -14,13 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import DependencyError, EngineError, IndexUnusableError
-from engine.index.spec import IndexSpec
+from engine.index.spec import GPU_MAX_PROBES, GPU_PQ_M, IndexSpec
 from kernels import Device
 
 DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-gpu-cu11")
-# What classic GPU IVF-PQ takes (faiss/gpu/GpuIndexIVFPQ.cu, 1.15.1); more than 48 needs float16 lookup tables.
-GPU_PQ_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
-GPU_MAX_PROBES = GPU_MAX_K = 2048
+GPU_MAX_K = 2048  # candidates of one search; of the lists it visits, GPU_MAX_PROBES
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -65,7 +63,7 @@ def check_gpu_spec(spec: IndexSpec) -> None:
     """EngineError, before any training, for a resolved specification that classic GPU IVF-PQ cannot hold."""
     if spec.pq_bits != 8:
         raise EngineError(f"--bits {spec.pq_bits}: IVF-PQ on CUDA has 8-bit codes only. Use --bits 8, or --device cpu.")
-    if spec.pq_m not in GPU_PQ_M:
+    if spec.pq_m not in GPU_PQ_M or (spec.reduced or 0) % spec.pq_m:
         legal = [m for m in GPU_PQ_M if (spec.reduced or 0) % m == 0]
         nearest = min(legal, key=lambda m: abs(m - (spec.pq_m or 0)))
         raise EngineError(f"--pq-m {spec.pq_m}: IVF-PQ on CUDA takes {GPU_PQ_M}. The nearest that fits is {nearest}.")
@@ -174,7 +172,7 @@ def search(shard: Any, queries: F32, count: int, probes: int) -> tuple[F32, I64]
     """
     module = faiss()
     on_gpu = hasattr(module, "GpuIndexIVF") and isinstance(shard, module.GpuIndexIVF)
-    if on_gpu and max(count, min(probes, shard.nlist)) > GPU_MAX_K:
+    if on_gpu and (count > GPU_MAX_K or min(probes, shard.nlist) > GPU_MAX_PROBES):
         raise EngineError(
             f"--rerank {count}, --probes {probes}: IVF-PQ on CUDA takes at most {GPU_MAX_K} of each. "
             "Lower them, or use --device cpu."

@@ -9,6 +9,9 @@ from engine.errors import InputError
 from kernels import Metric
 
 MAX_REDUCED = 256
+# What classic GPU IVF-PQ takes (faiss/gpu/GpuIndexIVFPQ.cu, 1.15.1): sub-quantizers; the most lists visited.
+GPU_PQ_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
+GPU_MAX_PROBES = 2048
 # Below this, comparing with every row takes less than a millisecond: no lists, no codes, no training.
 EXACT_BELOW = 1_000
 
@@ -49,9 +52,7 @@ class IndexSpec(BaseModel):
         lists = self.lists if self.lists is not None else 0 if tiny else default_lists(rows)
         reduced = min(self.reduced or min(MAX_REDUCED, dim - dim % 8 or dim), dim)
         bits = self.pq_bits or (4 if device == "cpu" else 8)
-        pq_m = self.pq_m or next(
-            m for m in range(max(reduced // (2 if bits == 4 else 4), 1), 0, -1) if reduced % m == 0
-        )
+        pq_m = self.pq_m or default_pq_m(reduced, bits)
         if reduced % pq_m:
             raise InputError(f"pq_m {pq_m} does not divide the {reduced} reduced dimensions of {self.layer}")
         return self.model_copy(
@@ -63,6 +64,15 @@ class IndexSpec(BaseModel):
                 "training_rows": min(rows, self.training_rows or default_training_rows(lists)),
             }
         )
+
+
+def default_pq_m(reduced: int, bits: int) -> int:
+    """Two dimensions for each 4-bit code, four for each 8-bit one, as near as the dimensions divide.
+
+    8-bit codes only of a number of sub-quantizers that CUDA takes too, so that the index opens on both devices.
+    """
+    most = max(reduced // (2 if bits == 4 else 4), 1)
+    return max(m for m in (range(1, most + 1) if bits == 4 else GPU_PQ_M) if m <= most and reduced % m == 0)
 
 
 def default_lists(rows: int) -> int:
@@ -100,7 +110,7 @@ def default_probes(lists: int, metric: Metric) -> int:
 
     The largest inner products belong to long rows, whatever their direction, so they lie in many lists.
     """
-    return max(1, min(lists, lists // 2 if metric == "ip" else 16 + lists // 10))
+    return max(1, min(lists, lists // 2 if metric == "ip" else 16 + lists // 10, GPU_MAX_PROBES))
 
 
 def default_rerank(k: int, rows: int) -> int:

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ from engine.store.dat import write_dat
 Run = Callable[..., Result]
 
 
-def document(result: Result) -> dict:
+def document(result: Result) -> Any:
     assert result.exit_code in (0, 3), result.output
     return json.loads(result.stdout)
 
@@ -94,7 +95,7 @@ def test_table_shows_the_picture_of_each_neighbour(run: Run, collection: Path) -
         (("--ids-file", "absent.txt"), "absent.txt: cannot be read"),
     ],
 )
-def test_a_wrong_query_is_one_line_and_exit_1(run: Run, collection: Path, words: tuple, says: str) -> None:
+def test_a_wrong_query_is_one_line_and_exit_1(run: Run, collection: Path, words: tuple[object, ...], says: str) -> None:
     result = run("query", collection / "store", *words)
     assert result.exit_code == 1
     assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
