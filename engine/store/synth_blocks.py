@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -78,7 +79,7 @@ def _leave_interrupts_to_parent() -> None:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Give processes started meanwhile one BLAS thread each, and keep an interrupt away from them.
+    """Give processes started meanwhile one BLAS thread each, and keep an interrupt away from them and from us.
 
     NumPy reads the thread count when it is imported there. A blocked signal is blocked in the child too,
     which could otherwise be interrupted, with a traceback, before it can ask not to be.
@@ -88,7 +89,8 @@ def _quiet_start() -> Iterator[None]:
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        yield
+        with _interrupts_later():
+            yield
     finally:
         for name, value in before.items():
             if value is None:
@@ -96,6 +98,25 @@ def _quiet_start() -> Iterator[None]:
             else:
                 os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Hold an interrupt back until the end: a child that is told only half of what it is to do prints a traceback.
+
+    Blocking the signal is not enough, as it may be taken by any thread, those of the BLAS too, for the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if waiting:
+        signal.raise_signal(signal.SIGINT)
 
 
 def write_block(job: Job) -> tuple[int, list[Pair]]:
