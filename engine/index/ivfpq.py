@@ -80,6 +80,8 @@ def train(sample: F32, spec: IndexSpec, device: Device) -> Any:
     with _failing_clearly("train"):
         index = kind(quantizer, spec.reduced, spec.lists, spec.pq_m, spec.pq_bits, metric)
         index.cp.seed = index.pq.cp.seed = spec.seed + 1
+        # FAISS would print a warning for a small store; the number of lists is chosen with its rows in mind.
+        index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
         index.train(np.ascontiguousarray(sample))
     return index
 

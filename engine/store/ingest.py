@@ -73,17 +73,14 @@ def ingest(
     _stop_if_strict(refusals, strict=strict)
     _check_room(store, len(files))
     threads = threads or cpu_threads()
+    copying = time.perf_counter()
     with StoreWriter(store, LAYERS) as writer:
         for done, refused in _copy(files, writer, device, threads):
             refusals += refused
             _stop_if_strict(refused, strict=strict)
-            progress(
-                "ingest",
-                done,
-                len(files),
-                unit="files",
-                detail=f"{len(refusals):,} set aside" if refusals else "",
-            )
+            rate = done * RECORD_BYTES / (time.perf_counter() - copying) / 1e9
+            aside = f", {len(refusals):,} set aside" if refusals else ""
+            progress("ingest", done, len(files), unit="files", detail=f"{rate:.2f} GB/s{aside}")
         if not writer.rows:
             first = refusals[0]
             raise InputError(f"{first.source}: {first.reason}. None of {len(refusals):,} files is usable.")
