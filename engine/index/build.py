@@ -216,7 +216,7 @@ class _Build:
             spec=self.spec,
             scale=self.scale,
             probes=default_probes(self.spec.lists or 1, self.spec.metric),
-            rerank=default_rerank(10, len(self.store)),
+            rerank=default_rerank(10, len(self.store), self.spec.metric),
             shards=self.shards,
             parts=self.parts,
             training=self._figures(),

@@ -167,6 +167,11 @@ def load(path: Path, device: Device) -> Any:
         return module.index_cpu_to_gpu(_resources(device.gpus[0]), device.gpus[0], shard, options)
 
 
+def most_candidates(device: Device, rows: int) -> int:
+    """The most candidates that one search of an index of so many rows can give on a device."""
+    return rows if device.kind == "cpu" else min(rows, GPU_MAX_K)
+
+
 def search(shard: Any, queries: F32, count: int, probes: int) -> tuple[F32, I64]:
     """The `count` nearest codes for each reduced query: (closeness (q, count), rows (q, count); −1 = absent).
 

@@ -80,7 +80,9 @@ class Index:
     def settings(self, spec: SearchSpec) -> tuple[int, int]:
         """The probes and the candidates that a search with this specification uses."""
         lists = self.manifest.spec.lists or 1
-        rerank = min(spec.rerank or max(self.manifest.rerank, default_rerank(spec.k, len(self))), len(self))
+        wanted = max(self.manifest.rerank, default_rerank(spec.k, len(self), self.manifest.spec.metric))
+        chosen = max(min(wanted, ivfpq.most_candidates(self.device, len(self))), spec.k)
+        rerank = min(spec.rerank or chosen, len(self))
         # Who wants all rows compared, or nearly as many as there are, wants no list left out.
         probes = spec.probes or (lists if rerank >= len(self) else self.manifest.probes)
         return min(probes, lists), max(rerank, 1)

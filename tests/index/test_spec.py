@@ -93,5 +93,6 @@ def test_lists_are_a_power_of_two_near_four_roots(rows):
 @given(st.integers(1, 1 << 20), st.sampled_from(["cosine", "ip", "l2"]), st.integers(1, 5000), st.integers(1, 10**7))
 def test_recommended_settings_are_legal(lists, metric, k, rows):
     assert 1 <= default_probes(lists, metric) <= lists
-    assert 1 <= default_rerank(k, rows) <= rows
-    assert default_rerank(k, rows) >= min(k, rows)
+    for metric in ("cosine", "ip", "l2"):
+        assert min(k, rows, 1) <= default_rerank(k, rows, metric) <= rows
+        assert default_rerank(k, rows, metric) >= min(k, rows)
