@@ -11,9 +11,9 @@ PHOTOS ?= 20000
 # The build of FAISS and CuPy for this machine: by the version of the NVIDIA driver, else the CPU's.
 DRIVER := $(shell { cat /sys/module/nvidia/version || nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1; } 2>/dev/null | cut -d. -f1)
 EXTRA ?= $(shell if [ -z "$(DRIVER)" ]; then echo cpu; elif [ "$(DRIVER)" -ge 580 ] 2>/dev/null; then echo cuda13; elif [ "$(DRIVER)" -ge 525 ] 2>/dev/null; then echo cuda12; else echo cpu; fi)
+comma := ,
 # Without a GPU, CuPy and NVRTC come along for the tests alone: they compile every .cu file.
 TEST_EXTRAS := $(EXTRA),test$(if $(filter cpu,$(EXTRA)),$(comma)test-cuda)
-comma := ,
 
 .PHONY: demo test lint check install clean
 .DELETE_ON_ERROR:
