@@ -26,7 +26,7 @@ _MANY_FOLDERS = 16
 _PARTS = 5  # header, fc8, header, fc7, and one byte that only a longer file fills
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True)  # pragma: no cover (runs only compiled)
 def _read(folders: Any, folder: Any, names: Any, name_at: Any, scratch: Any, fc7: Any, fc8: Any, good: Any) -> None:
     """Fill one row per file. scratch: (16,) int64: five (address, length) pairs, two headers, the spill byte."""
     base = scratch.ctypes.data
