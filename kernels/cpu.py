@@ -1,14 +1,5 @@
-"""The kernels in Numba: no Python object per row, the GIL released, all cores through threads.
+"""The kernels in Numba: no Python object per row, the GIL released, all cores through threads."""
 
-Blocks of rows go to a thread pool instead of Numba's own parallel loops: those depend on which threading layer
-happens to be installed, may not be entered from two threads at once, and take far longer to compile.
-"""
-
-import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any, Literal
 
 import numba
@@ -17,33 +8,13 @@ import numpy.typing as npt
 
 from kernels import contract, dense
 from kernels.contract import F32, F64, I64, U8, Codes, Metric
-from kernels.device import cpu_threads
+from kernels.cpu_rerank import rerank
 from kernels.reference import fix_signs, host_buffer, resident
+from kernels.threads import in_blocks
 
-# Reassociation and fused multiply-add let LLVM vectorise the sums; NaN and infinity keep their meaning.
-_FAST = {"reassoc", "contract", "nsz"}
+_FAST = {"reassoc", "contract", "nsz"}  # as in kernels/cpu_rerank.py
 _EXPONENT = np.uint32(0x7F800000)
 _WIDE = np.finfo(np.float32).max / np.float32(256)  # steps of rows whose range itself may overflow
-_METRICS: dict[Metric, int] = {"cosine": 0, "ip": 1, "l2": 2}
-
-
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cpu_threads(), thread_name_prefix="kernels")
-
-
-# A forked child has the pool's object but none of its threads.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-
-
-def _in_blocks(n: int, block: int, work: Callable[[int, int], object]) -> None:
-    """Run `work(start, stop)` over blocks of n on all cores; one block runs here."""
-    if n <= block or cpu_threads() == 1:
-        work(0, n)
-        return
-    for done in [_pool().submit(work, start, min(start + block, n)) for start in range(0, n, block)]:
-        done.result()
 
 
 @numba.njit(nogil=True, cache=True)
@@ -75,7 +46,7 @@ def decode(records: U8, fc7: F32, fc8: F32) -> U8:
     # Copied as integers: a signalling NaN moved as a float may change its bits.
     words, headers = records.view("<u4"), records.view("<i8")
     out7, out8 = fc7.view("<u4"), fc8.view("<u4")
-    _in_blocks(len(records), 256, lambda a, b: _decode(headers[a:b], words[a:b], out7[a:b], out8[a:b], flags[a:b]))
+    in_blocks(len(records), 256, lambda a, b: _decode(headers[a:b], words[a:b], out7[a:b], out8[a:b], flags[a:b]))
     return flags
 
 
@@ -89,7 +60,7 @@ def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
     """Whether each row holds a NaN or an infinity; see `kernels.reference.non_finite`."""
     out = np.empty(len(rows), np.bool_)
     words = np.ascontiguousarray(rows).view("<u4")
-    _in_blocks(len(rows), 1024, lambda a, b: _non_finite(words[a:b], out[a:b]))
+    in_blocks(len(rows), 1024, lambda a, b: _non_finite(words[a:b], out[a:b]))
     return out
 
 
@@ -133,190 +104,8 @@ def quantize(rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
         np.empty(n, np.float32),
         np.empty(n, np.float32),
     )
-    _in_blocks(n, 512, lambda a, b: _quantize_uint8(rows[a:b], codes[a:b], low[a:b], step[a:b], norm2[a:b]))
+    in_blocks(n, 512, lambda a, b: _quantize_uint8(rows[a:b], codes[a:b], low[a:b], step[a:b], norm2[a:b]))
     return Codes(codes, low, step, norm2)
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def _dot_uint8(query: Any, row: Any) -> Any:
-    total = np.float32(0)
-    for j in range(query.shape[0]):
-        total += query[j] * np.float32(row[j])
-    return total
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def _dot_float16(query: Any, row: Any) -> Any:
-    """Dot with float16 values given as uint16 bits: Numba has no float16 on the CPU.
-
-    Shifted into place as float32 the exponent is short by 112; multiplying by 2**112 mends it, subnormals too.
-    """
-    total = np.float32(0)
-    for j in range(query.shape[0]):
-        bits = np.uint32(row[j])
-        magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
-        sign = np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))
-        total += query[j] * (np.uint32(magnitude | sign).view(np.float32) * np.float32(2.0**112))
-    return total
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def _dot_and_square(query: Any, row: Any) -> Any:
-    dot, square = 0.0, 0.0  # in float64: right to the last bit of the result, and no finite value overflows
-    for j in range(query.shape[0]):
-        dot += np.float64(query[j]) * np.float64(row[j])
-        square += np.float64(row[j]) * np.float64(row[j])
-    return dot, square
-
-
-@numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def _squared_distance(query: Any, row: Any) -> Any:
-    total = 0.0
-    for j in range(query.shape[0]):
-        difference = np.float64(query[j]) - np.float64(row[j])
-        total += difference * difference
-    return total
-
-
-@numba.njit(nogil=True, cache=True)
-def _worse(score: Any, row: Any, than_score: Any, than_row: Any) -> Any:
-    return score < than_score or (score == than_score and row > than_row)
-
-
-@numba.njit(nogil=True, cache=True)
-def _offer(rows: Any, scores: Any, held: int, row: Any, score: Any) -> int:
-    """Offer one candidate to a heap of the best, worst on top; how many it then holds."""
-    keep = rows.shape[0]
-    if held < keep:
-        at, held = held, held + 1
-        while at > 0:
-            up = (at - 1) // 2
-            if not _worse(score, row, scores[up], rows[up]):
-                break
-            rows[at], scores[at], at = rows[up], scores[up], up
-        rows[at], scores[at] = row, score
-        return held
-    if _worse(scores[0], rows[0], score, row):
-        _sift(rows, scores, held, row, score)
-    return held
-
-
-@numba.njit(nogil=True, cache=True)
-def _sift(rows: Any, scores: Any, held: int, row: Any, score: Any) -> None:
-    """Put an entry in place of the top of the heap and let it sink."""
-    at = 0
-    while True:
-        down = 2 * at + 1
-        if down >= held:
-            break
-        if down + 1 < held and _worse(scores[down + 1], rows[down + 1], scores[down], rows[down]):
-            down += 1
-        if not _worse(scores[down], rows[down], score, row):
-            break
-        rows[at], scores[at], at = rows[down], scores[down], down
-    rows[at], scores[at] = row, score
-
-
-@numba.njit(nogil=True, cache=True)
-def _best_first(rows: Any, scores: Any, held: int) -> None:
-    """Turn the heap into a list, best first; what it does not hold is −1 and −inf."""
-    for last in range(held - 1, 0, -1):
-        row, score = rows[last], scores[last]
-        rows[last], scores[last] = rows[0], scores[0]
-        _sift(rows, scores, last, row, score)
-    rows[held:] = -1
-    scores[held:] = -np.inf
-
-
-@numba.njit(nogil=True, cache=True)
-def _cosine(dot: Any, norm2: Any, query_norm2: Any) -> Any:
-    length = np.sqrt(np.float64(norm2)) * np.sqrt(np.float64(query_norm2))
-    return min(max(np.float64(dot) / length, -1.0), 1.0) if length > 0 else 0.0
-
-
-@numba.njit(nogil=True, cache=True)
-def _rerank_rows(queries: Any, candidates: Any, values: Any, metric: int, rows: Any, scores: Any) -> None:
-    for i in range(len(queries)):
-        query, held = queries[i], 0
-        query_norm2 = _dot_and_square(query, query)[1]
-        for row in candidates[i]:
-            if row < 0:
-                continue
-            if metric == 2:
-                score = -_squared_distance(query, values[row])
-            else:
-                score, norm2 = _dot_and_square(query, values[row])
-                if metric == 0:
-                    score = _cosine(score, norm2, query_norm2)
-            held = _offer(rows[i], scores[i], held, row, np.float32(score))
-        _best_first(rows[i], scores[i], held)
-
-
-def _rerank_codes(dot: Any) -> Any:
-    """The re-ranking loop over codes, compiled around one kind of dot product."""
-
-    @numba.njit(nogil=True, cache=True)
-    def loop(
-        queries: Any,
-        candidates: Any,
-        values: Any,
-        low: Any,
-        step: Any,
-        norm2: Any,
-        metric: int,
-        rows: Any,
-        scores: Any,
-    ) -> None:
-        scaled = np.empty(queries.shape[1], np.float32)
-        for i in range(len(queries)):
-            query, held = queries[i], 0
-            total, query_norm2, largest = 0.0, 0.0, 2.0**-100
-            for value in query:
-                total += np.float64(value)
-                query_norm2 += np.float64(value) * np.float64(value)
-                largest = max(largest, abs(np.float64(value)))
-            # By a power of two to magnitudes up to 1, which changes no digit: the float32 products cannot overflow.
-            size = math.ldexp(1.0, math.frexp(largest)[1])
-            for j in range(len(query)):
-                scaled[j] = query[j] * np.float32(1 / size)
-            for row in candidates[i]:
-                if row < 0:
-                    continue
-                score = np.float64(low[row]) * total + np.float64(step[row]) * size * dot(scaled, values[row])
-                if metric == 0:
-                    score = _cosine(score, norm2[row], query_norm2)
-                elif metric == 2:
-                    score = 2.0 * score - norm2[row] - query_norm2
-                held = _offer(rows[i], scores[i], held, row, np.float32(score))
-            _best_first(rows[i], scores[i], held)
-
-    return loop
-
-
-_rerank_uint8 = _rerank_codes(_dot_uint8)
-_rerank_float16 = _rerank_codes(_dot_float16)
-
-
-def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int) -> tuple[I64, F32]:
-    """The best `keep` of each query's candidates, best first; see `kernels.reference.rerank`."""
-    queries = np.ascontiguousarray(queries, np.float32)
-    candidates = np.ascontiguousarray(candidates, np.int64)
-    rows = np.empty((len(queries), keep), np.int64)
-    scores = np.empty((len(queries), keep), np.float32)
-    m, values = _METRICS[metric], codes.values
-
-    def work(a: int, b: int) -> None:
-        ours = queries[a:b], candidates[a:b]
-        if codes.low is None:
-            _rerank_rows(*ours, values, m, rows[a:b], scores[a:b])
-        elif values.dtype == np.uint8:
-            _rerank_uint8(*ours, values, codes.low, codes.step, codes.norm2, m, rows[a:b], scores[a:b])
-        else:
-            bits = values.view(np.uint16)
-            _rerank_float16(*ours, bits, codes.low, codes.step, codes.norm2, m, rows[a:b], scores[a:b])
-
-    _in_blocks(len(queries), 16, work)
-    return rows, scores
 
 
 # Up to here a loop beats the matrix product: it skips the zeros, three quarters of a row of fc7, and does not wait for

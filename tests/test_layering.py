@@ -18,7 +18,7 @@ FLOORS = {
 # Libraries that a GPU host may lack or that are slow to import: the only files that may import them at module level,
 # which in turn are imported by name when they are needed.
 HEAVY = {
-    "numba": {"kernels/cpu.py", "engine/store/direct.py"},
+    "numba": {"kernels/cpu.py", "kernels/cpu_rerank.py", "engine/store/direct.py"},
     "PIL": {"engine/store/synth_pictures.py"},
     "scipy": set(), "matplotlib": set(), "pyarrow": set(), "cupy": {"kernels/cuda.py"}, "cupy_backends": set(),
     "fastapi": set(), "ray": set(),

@@ -1,0 +1,196 @@
+"""Re-ranking in Numba: a score for each candidate, and a heap of the best."""
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+from kernels.contract import F32, I64, Codes, Metric
+from kernels.threads import in_blocks
+
+# Reassociation and fused multiply-add let LLVM vectorise the sums; NaN and infinity keep their meaning.
+_FAST = {"reassoc", "contract", "nsz"}
+_METRICS: dict[Metric, int] = {"cosine": 0, "ip": 1, "l2": 2}
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _dot_uint8(query: Any, row: Any) -> Any:
+    total = np.float32(0)
+    for j in range(query.shape[0]):
+        total += query[j] * np.float32(row[j])
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _dot_float16(query: Any, row: Any) -> Any:
+    """Dot with float16 values given as uint16 bits: Numba has no float16 on the CPU.
+
+    Shifted into place as float32 the exponent is short by 112; multiplying by 2**112 mends it, subnormals too.
+    """
+    total = np.float32(0)
+    for j in range(query.shape[0]):
+        bits = np.uint32(row[j])
+        magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
+        sign = np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))
+        total += query[j] * (np.uint32(magnitude | sign).view(np.float32) * np.float32(2.0**112))
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _dot_and_square(query: Any, row: Any) -> Any:
+    dot, square = 0.0, 0.0  # in float64: right to the last bit of the result, and no finite value overflows
+    for j in range(query.shape[0]):
+        dot += np.float64(query[j]) * np.float64(row[j])
+        square += np.float64(row[j]) * np.float64(row[j])
+    return dot, square
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _squared_distance(query: Any, row: Any) -> Any:
+    total = 0.0
+    for j in range(query.shape[0]):
+        difference = np.float64(query[j]) - np.float64(row[j])
+        total += difference * difference
+    return total
+
+
+@numba.njit(nogil=True, cache=True)
+def _worse(score: Any, row: Any, than_score: Any, than_row: Any) -> Any:
+    return score < than_score or (score == than_score and row > than_row)
+
+
+@numba.njit(nogil=True, cache=True)
+def _offer(rows: Any, scores: Any, held: int, row: Any, score: Any) -> int:
+    """Offer one candidate to a heap of the best, worst on top; how many it then holds."""
+    keep = rows.shape[0]
+    if held < keep:
+        at, held = held, held + 1
+        while at > 0:
+            up = (at - 1) // 2
+            if not _worse(score, row, scores[up], rows[up]):
+                break
+            rows[at], scores[at], at = rows[up], scores[up], up
+        rows[at], scores[at] = row, score
+        return held
+    if _worse(scores[0], rows[0], score, row):
+        _sift(rows, scores, held, row, score)
+    return held
+
+
+@numba.njit(nogil=True, cache=True)
+def _sift(rows: Any, scores: Any, held: int, row: Any, score: Any) -> None:
+    """Put an entry in place of the top of the heap and let it sink."""
+    at = 0
+    while True:
+        down = 2 * at + 1
+        if down >= held:
+            break
+        if down + 1 < held and _worse(scores[down + 1], rows[down + 1], scores[down], rows[down]):
+            down += 1
+        if not _worse(scores[down], rows[down], score, row):
+            break
+        rows[at], scores[at], at = rows[down], scores[down], down
+    rows[at], scores[at] = row, score
+
+
+@numba.njit(nogil=True, cache=True)
+def _best_first(rows: Any, scores: Any, held: int) -> None:
+    """Turn the heap into a list, best first; what it does not hold is −1 and −inf."""
+    for last in range(held - 1, 0, -1):
+        row, score = rows[last], scores[last]
+        rows[last], scores[last] = rows[0], scores[0]
+        _sift(rows, scores, last, row, score)
+    rows[held:] = -1
+    scores[held:] = -np.inf
+
+
+@numba.njit(nogil=True, cache=True)
+def _cosine(dot: Any, norm2: Any, query_norm2: Any) -> Any:
+    length = np.sqrt(np.float64(norm2)) * np.sqrt(np.float64(query_norm2))
+    return min(max(np.float64(dot) / length, -1.0), 1.0) if length > 0 else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
+def _rerank_rows(queries: Any, candidates: Any, values: Any, metric: int, rows: Any, scores: Any) -> None:
+    for i in range(len(queries)):
+        query, held = queries[i], 0
+        query_norm2 = _dot_and_square(query, query)[1]
+        for row in candidates[i]:
+            if row < 0:
+                continue
+            if metric == 2:
+                score = -_squared_distance(query, values[row])
+            else:
+                score, norm2 = _dot_and_square(query, values[row])
+                if metric == 0:
+                    score = _cosine(score, norm2, query_norm2)
+            held = _offer(rows[i], scores[i], held, row, np.float32(score))
+        _best_first(rows[i], scores[i], held)
+
+
+def _rerank_codes(dot: Any) -> Any:
+    """The re-ranking loop over codes, compiled around one kind of dot product."""
+
+    @numba.njit(nogil=True, cache=True)
+    def loop(
+        queries: Any,
+        candidates: Any,
+        values: Any,
+        low: Any,
+        step: Any,
+        norm2: Any,
+        metric: int,
+        rows: Any,
+        scores: Any,
+    ) -> None:
+        scaled = np.empty(queries.shape[1], np.float32)
+        for i in range(len(queries)):
+            query, held = queries[i], 0
+            total, query_norm2, largest = 0.0, 0.0, 2.0**-100
+            for value in query:
+                total += np.float64(value)
+                query_norm2 += np.float64(value) * np.float64(value)
+                largest = max(largest, abs(np.float64(value)))
+            # By a power of two to magnitudes up to 1, which changes no digit: the float32 products cannot overflow.
+            size = math.ldexp(1.0, math.frexp(largest)[1])
+            for j in range(len(query)):
+                scaled[j] = query[j] * np.float32(1 / size)
+            for row in candidates[i]:
+                if row < 0:
+                    continue
+                score = np.float64(low[row]) * total + np.float64(step[row]) * size * dot(scaled, values[row])
+                if metric == 0:
+                    score = _cosine(score, norm2[row], query_norm2)
+                elif metric == 2:
+                    score = 2.0 * score - norm2[row] - query_norm2
+                held = _offer(rows[i], scores[i], held, row, np.float32(score))
+            _best_first(rows[i], scores[i], held)
+
+    return loop
+
+
+_rerank_uint8 = _rerank_codes(_dot_uint8)
+_rerank_float16 = _rerank_codes(_dot_float16)
+
+
+def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int) -> tuple[I64, F32]:
+    """The best `keep` of each query's candidates, best first; see `kernels.reference.rerank`."""
+    queries = np.ascontiguousarray(queries, np.float32)
+    candidates = np.ascontiguousarray(candidates, np.int64)
+    rows = np.empty((len(queries), keep), np.int64)
+    scores = np.empty((len(queries), keep), np.float32)
+    m, values = _METRICS[metric], codes.values
+
+    def work(a: int, b: int) -> None:
+        ours = queries[a:b], candidates[a:b]
+        if codes.low is None:
+            _rerank_rows(*ours, values, m, rows[a:b], scores[a:b])
+        elif values.dtype == np.uint8:
+            _rerank_uint8(*ours, values, codes.low, codes.step, codes.norm2, m, rows[a:b], scores[a:b])
+        else:
+            bits = values.view(np.uint16)
+            _rerank_float16(*ours, bits, codes.low, codes.step, codes.norm2, m, rows[a:b], scores[a:b])
+
+    in_blocks(len(queries), 16, work)
+    return rows, scores
