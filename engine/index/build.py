@@ -260,7 +260,7 @@ class _Build:
         dtype = {"uint8": "|u1", "float16": "<f2"}.get(spec.refine)
         refine = _CodeWriter(self.folder, "refine", (n, self.data.shape[1]), dtype) if dtype else None
         for number, (start, stop) in enumerate(shards.ranges(n, spec.rows_per_shard)):
-            shard = ivfpq.empty_copy(trained)
+            shard = ivfpq.empty_copy(trained, self.device)
             for at in range(start, stop, BLOCK_ROWS):
                 rows = np.ascontiguousarray(self.data[at : min(at + BLOCK_ROWS, stop)])
                 with self.clock.phase("reduce"):

@@ -125,9 +125,24 @@ class _failing_clearly:
             raise EngineError(f"FAISS could not {self._doing}: {text}.{hint}") from error
 
 
-def empty_copy(trained: Any) -> Any:
-    """A new shard that shares nothing with the template but what it learned."""
-    return faiss().clone_index(trained)
+def empty_copy(trained: Any, device: Device) -> Any:
+    """A new shard on a device that shares nothing with the template but what it learned."""
+    copy = faiss().clone_index(trained)
+    return copy if device.kind == "cpu" else _to_gpu(copy, device)
+
+
+def _to_gpu(shard: Any, device: Device) -> Any:
+    module = faiss()
+    options = module.GpuClonerOptions()
+    options.use_cuvs = False
+    options.useFloat16 = shard.pq.M > 48
+    with _failing_clearly("copy the index to the GPU"):
+        return module.index_cpu_to_gpu(_resources(device.gpus[0]), device.gpus[0], shard, options)
+
+
+def _on_gpu(shard: Any) -> bool:
+    module = faiss()
+    return hasattr(module, "GpuIndexIVF") and isinstance(shard, module.GpuIndexIVF)
 
 
 def add(shard: Any, rows: F32, first_row: int) -> None:
@@ -141,7 +156,7 @@ def save(shard: Any, path: Path) -> None:
     Not by `write_index`: when the disk is full at its last bytes, that prints a line and leaves the file cut short.
     """
     with _failing_clearly(f"write {path}"):
-        data = faiss().serialize_index(shard)
+        data = faiss().serialize_index(faiss().index_gpu_to_cpu(shard) if _on_gpu(shard) else shard)
     path.write_bytes(data)
 
 
@@ -160,11 +175,7 @@ def load(path: Path, device: Device) -> Any:
             f"{path}: 4-bit FastScan codes, which IVF-PQ on CUDA does not have. Search with --device cpu, or build "
             "again with --device cuda (8-bit codes)."
         )
-    options = module.GpuClonerOptions()
-    options.use_cuvs = False
-    options.useFloat16 = shard.pq.M > 48
-    with _failing_clearly("copy the index to the GPU"):
-        return module.index_cpu_to_gpu(_resources(device.gpus[0]), device.gpus[0], shard, options)
+    return _to_gpu(shard, device)
 
 
 def most_candidates(device: Device, rows: int) -> int:
@@ -178,8 +189,7 @@ def search(shard: Any, queries: F32, count: int, probes: int) -> tuple[F32, I64]
     Closeness is higher-is-better for every metric.
     """
     module = faiss()
-    on_gpu = hasattr(module, "GpuIndexIVF") and isinstance(shard, module.GpuIndexIVF)
-    if on_gpu and (count > GPU_MAX_K or min(probes, shard.nlist) > GPU_MAX_PROBES):
+    if _on_gpu(shard) and (count > GPU_MAX_K or min(probes, shard.nlist) > GPU_MAX_PROBES):
         raise EngineError(
             f"--rerank {count}, --probes {probes}: IVF-PQ on CUDA takes at most {GPU_MAX_K} of each. "
             "Lower them, or use --device cpu."

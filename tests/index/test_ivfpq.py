@@ -37,7 +37,7 @@ def trained(metric: Metric, bits: int, device: Device = CPU) -> Any:
 
 
 def filled(metric: Metric, bits: int, device: Device = CPU) -> Any:
-    rows, shard = clustered(metric), ivfpq.empty_copy(trained(metric, bits, device))
+    rows, shard = clustered(metric), ivfpq.empty_copy(trained(metric, bits, device), device)
     ivfpq.add(shard, rows[:600], FIRST)
     ivfpq.add(shard, rows[600:], FIRST + 600)
     return shard
@@ -67,7 +67,7 @@ def test_finds_near_rows_by_their_global_numbers(metric, bits):
 @pytest.mark.parametrize("bits", [4, 8])
 def test_absent_rows_are_minus_one(bits):
     rows = clustered("cosine")
-    shard = ivfpq.empty_copy(trained("cosine", bits))
+    shard = ivfpq.empty_copy(trained("cosine", bits), CPU)
     ivfpq.add(shard, rows[:5], 0)
     _, found = ivfpq.search(shard, rows[:3], 8, probes=100)  # more probes than lists are all of them
     assert all(sorted(line) == [-1, -1, -1, 0, 1, 2, 3, 4] for line in found.tolist())
@@ -82,7 +82,7 @@ def test_more_probes_find_more():
 def test_copies_share_nothing():
     rows = clustered("cosine")
     template = trained("cosine", 8)
-    one, two = ivfpq.empty_copy(template), ivfpq.empty_copy(template)
+    one, two = ivfpq.empty_copy(template, CPU), ivfpq.empty_copy(template, CPU)
     ivfpq.add(one, rows[:10], 0)
     assert (template.ntotal, one.ntotal, two.ntotal) == (0, 10, 0)
 
