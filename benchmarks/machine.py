@@ -28,12 +28,18 @@ def machine() -> dict[str, str]:
         "numpy": np.__version__,
         "faiss": f"{build['version']} {build['simd']}",
         "mirsearch": VERSION,
-        "command": " ".join(["python -m", _module(), *sys.argv[1:]]),
+        "command": " ".join(["python -m", _module(), *_arguments()]),
     }
 
 
 def _module() -> str:
     return f"benchmarks.{Path(sys.argv[0]).stem}"
+
+
+def _arguments() -> list[str]:
+    """The arguments without `--dir`: where the files lay is the machine's own business."""
+    words = sys.argv[1:]
+    return [word for i, word in enumerate(words) if word != "--dir" and (i == 0 or words[i - 1] != "--dir")]
 
 
 def write_result(name: str, document: dict[str, Any], text: str) -> None:
