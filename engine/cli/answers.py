@@ -1,7 +1,9 @@
 """Answers as tables, CSV, JSON or Parquet; each takes a stream, so that any number fits in memory."""
 
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from engine.errors import DependencyError, InputError
 from engine.index.searcher import Answer
 from engine.store.dat import relative_path
 from engine.store.durable import disk_errors, part_of, publish
+
+_ASIDE_IN_MEMORY = 64 << 20  # bytes of answers that wait in memory, more of them in a temporary file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +57,16 @@ def _each(stream: Iterator[Answer], heading: Heading) -> Iterator[tuple[dict[str
 
 
 def print_json(stream: Iterator[Answer], heading: Heading) -> None:
-    """One JSON document; `score` is higher-is-better."""
+    """One JSON document; `score` is higher-is-better. Kept aside until it is whole: an error must not follow a half."""
     facts = {"layer": heading.layer, "metric": heading.metric, "device": heading.device}
     head, separator = json.dumps(facts)[:-1] + ', "queries": [', "\n"
-    for name, neighbors in _each(stream, heading):
-        sys.stdout.write(head + separator + json.dumps(name | {"neighbors": neighbors}, allow_nan=False))
-        head, separator = "", ",\n"
-    sys.stdout.write(head + "\n]}\n")
+    with tempfile.SpooledTemporaryFile(_ASIDE_IN_MEMORY, "w+", encoding="utf-8") as aside:
+        for name, neighbors in _each(stream, heading):
+            aside.write(head + separator + json.dumps(name | {"neighbors": neighbors}, allow_nan=False))
+            head, separator = "", ",\n"
+        aside.write(head + "\n]}\n")
+        aside.seek(0)
+        shutil.copyfileobj(aside, sys.stdout)
 
 
 def print_csv(stream: Iterator[Answer], heading: Heading) -> None:

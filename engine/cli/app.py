@@ -4,6 +4,7 @@
 failed, 130 interrupted.
 """
 
+import errno
 import json
 import os
 import sys
@@ -40,22 +41,40 @@ class _Verbs(TyperGroup):
     def invoke(self, context: Any) -> Any:
         """Run the verb; EngineError ends with 1, Ctrl-C with 130."""
         try:
-            return super().invoke(context)
+            result = super().invoke(context)
+            sys.stdout.flush()
+            return result
         except EngineError as error:
             self._fail(str(error))
         except KeyboardInterrupt:
+            if self._json:
+                sys.stdout.write(json.dumps({"error": "interrupted"}) + "\n")
             err.print("Interrupted. Nothing half-written was kept; run the same command again.", markup=False)
             raise SystemExit(130) from None
         except BrokenPipeError:
             # Whoever read our output has seen enough, as `head` does.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _forget_output()
             raise SystemExit(1) from None
+        except ModuleNotFoundError as error:
+            self._fail(f"{error.name} is not installed: pip install {_WHEELS.get(error.name or '', error.name)}")
         except MemoryError:
             self._fail(
                 "Out of memory. Use fewer rows per step (--training-rows, --rows-per-shard), or a larger machine."
             )
         except OSError as error:
+            if error.filename is None and error.errno == errno.ENOSPC:  # standard output leads to a full disk
+                _forget_output()
+                self._json = False
             self._fail(_plain(error))
+
+
+# Import names whose package is called otherwise.
+_WHEELS = {"PIL": "pillow", "faiss": "'mirsearch[cpu]'", "cupy": "'mirsearch[cuda12]'"}
+
+
+def _forget_output() -> None:
+    """Nobody can take our output any more: what is left of it must not fail once more at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(error: OSError) -> str:
@@ -110,8 +129,3 @@ for verb in (
     demo.demo,
 ):
     app.command()(verb)
-
-
-def main() -> None:
-    """Run the command line."""
-    app()

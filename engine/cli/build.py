@@ -6,6 +6,7 @@ import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, size
 from engine.cli.options import (
+    chosen,
     DeviceOption,
     JsonOption,
     NameOption,
@@ -18,6 +19,8 @@ from engine.cli.options import (
 from engine.errors import InputError
 from engine.index.build import BuildReport, build_index
 from engine.index.spec import IndexSpec
+
+PHASES = ("pca", "train", "reduce", "add", "codes", "write", "flush")
 
 
 def build(
@@ -59,16 +62,16 @@ def build(
     if json_:
         say_json({"device": str(settled), "indices": [_document(report) for report in reports]})
     else:
-        say_next(f"mirsearch query {store} --layer {layers[0]} --photo {opened.photo_ids[0]} -k 10",
-                 f"mirsearch bench {store} --layer {layers[0]}")  # fmt: skip
+        which = chosen(layers[0], name)
+        say_next(["query", store, *which, "--photo", opened.photo_ids[0], "-k", 10], ["bench", store, *which])
 
 
 def describe(report: BuildReport) -> list[tuple[str, object]]:
     """The lines that say what an index is."""
     spec, training = report.manifest.spec, report.manifest.training
     if not spec.lists:
-        return [("kind", f"exact, {spec.metric}: {report.manifest.rows:,} rows are compared faster than indexed")]
-    phases = [(key.removeprefix("seconds_"), value) for key, value in training.items() if key.startswith("seconds_")]
+        return [("kind", f"exact, {spec.metric}: {report.manifest.rows:,} rows are compared one by one")]
+    phases = [(phase, training[f"seconds_{phase}"]) for phase in PHASES if f"seconds_{phase}" in training]
     kept = float(training.get("explained_variance", 0))
     return [
         ("metric", spec.metric),

@@ -11,11 +11,11 @@ import typer
 from engine.cli.build import describe
 from engine.cli.console import Reporter, err, out, say_facts, say_json, size
 from engine.cli.options import JsonOption, Store, StoreArgument
-from engine.errors import EngineError
+from engine.errors import EngineError, StoreError
 from engine.index.build import BuildReport
 from engine.index.manifest import IndexManifest, read_index_manifest
 from engine.index.verify import index_folders, verify_index
-from engine.store.verify import verify_store
+from engine.store.verify import Damage, VerifyReport, verify_store
 
 
 def info(store: StoreArgument, json_: JsonOption = False) -> None:
@@ -114,7 +114,7 @@ def verify(store: StoreArgument, json_: JsonOption = False) -> None:
     Example: `mirsearch verify store`
     """
     with Reporter() as progress:
-        reports = [verify_store(store, progress=progress)]
+        reports = [_verify_store(store, progress)]
         reports += [verify_index(folder, progress=progress) for folder in index_folders(store)]
     damage = [(report.path, item) for report in reports for item in report.damage]
     if json_:
@@ -136,9 +136,21 @@ def verify(store: StoreArgument, json_: JsonOption = False) -> None:
         for path, item in damage:
             rows = f" rows {item.rows[0]:,} to {item.rows[1] - 1:,}" if item.rows else ""
             photos = f" (photos {item.photo_ids[0]} to {item.photo_ids[1]})" if item.photo_ids else ""
-            err.print(f"{path / item.file}:{rows}{photos} {item.reason}", markup=False, style="red")
+            where = f"{path / item.file}:{rows}{photos} " if item.file else ""
+            err.print(f"{where}{item.reason}", markup=False, style="red")
     if damage:
         raise typer.Exit(3)
+
+
+def _verify_store(store: Path, progress: Reporter) -> VerifyReport:
+    """The store's report; a manifest, header or id file that is damaged is damage like any other."""
+    try:
+        return verify_store(store, progress=progress)
+    except StoreError as error:
+        if not (store / "manifest.json").exists():
+            raise
+        found = Damage(file="", reason=f"{error} What lies beside it was not read.")
+        return VerifyReport(path=store, bytes_read=0, seconds=0.0, damage=[found])
 
 
 def doctor(

@@ -40,7 +40,7 @@ def synth(
             ("written", f"{size(report.bytes)} in {report.seconds:.1f} s"),
         ],
     )
-    say_next(f"mirsearch ingest {directory / 'features'} --store STORE")
+    say_next(["ingest", directory / "features", "--store", "store"])
 
 
 def ingest(
@@ -86,6 +86,6 @@ def ingest(
     if report.refused:
         warn(f"{report.refused:,} files were set aside; {store / 'quarantine.jsonl'} says why.")
     if not json_:
-        say_next(f"mirsearch build {store} --layer all", f"mirsearch info {store}")
+        say_next(["build", store, "--layer", "all"], ["info", store])
     if report.refused:
         raise typer.Exit(3)

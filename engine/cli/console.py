@@ -1,6 +1,7 @@
 """What the user sees: progress on standard error, the summary or one JSON document on standard output."""
 
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -90,12 +91,12 @@ def say_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
         out.print(f"  {name:<{width}}  {value}", markup=False)
 
 
-def say_next(*commands: str) -> None:
+def say_next(*commands: Sequence[object]) -> None:
     """Which commands to try next, as they can be typed here: with the path of `mirsearch` if it is on none."""
     name = "mirsearch" if shutil.which("mirsearch") else sys.argv[0]
     out.print("\nNext:")
     for command in commands:
-        out.print(f"  {name} {command.removeprefix('mirsearch ')}", markup=False)
+        out.print("  " + shlex.join([name, *map(str, command)]), markup=False)
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -48,10 +48,11 @@ def demo(
     say_facts(
         "Look at", [(step.name, step.path) for step in report.steps if step.path and step.name in ("bench", "dedup")]
     )
+    images = directory / "sample" / "images"
     say_next(
-        f"mirsearch query {store} --layer fc7 --photo {report.query} -k 10 --images {directory / 'sample' / 'images'}",
-        f"mirsearch query {store} --layer fc8 --photo {report.query} --exact",
-        f"mirsearch bench {store} --layer fc8",
-        f"mirsearch info {store}",
-        f"mirsearch verify {store}",
+        ["query", store, "--layer", "fc7", "--photo", report.query, "-k", 10, "--images", images],
+        ["query", store, "--layer", "fc8", "--photo", report.query, "--exact"],
+        ["bench", store, "--layer", "fc8"],
+        ["info", store],
+        ["verify", store],
     )

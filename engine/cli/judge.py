@@ -13,6 +13,7 @@ from engine.cli.options import (
     LayerOption,
     NameOption,
     StoreArgument,
+    chosen,
     device_facts,
     index_folder,
     make_spec,
@@ -20,6 +21,7 @@ from engine.cli.options import (
 )
 from engine.errors import InputError
 from engine.index.search import Index
+from engine.store.durable import disk_errors
 
 
 def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
@@ -36,7 +38,7 @@ def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
 
 def bench(
     store: StoreArgument,
-    layer: LayerOption = "fc7",
+    layer: LayerOption = None,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Photos held out as queries.")] = 1000,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of the timed searches.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of queries.")] = 0,
@@ -58,10 +60,16 @@ def bench(
 
     grid = {"probes": _numbers(probes, "--probes"), "rerank": _numbers(rerank, "--rerank")}
     spec = make_spec(BenchSpec, queries=queries, k=k, seed=seed, repeats=repeats, **grid)
-    index = Index.open(index_folder(store, layer, name), device=settle(device))
+    layer, index_path = index_folder(store, layer, name)
+    index = Index.open(index_path, device=settle(device))
+    folder = out or store / "bench" / index.path.name
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file, expected a folder. Give another folder.")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with Reporter() as progress:
         report = run_bench(index, spec, progress)
-    files = write_bench(report, out or store / "bench" / index.path.name)
+    files = write_bench(report, folder)
     document: dict[str, Any] = report.to_dict() | {"files": {key: str(path) for key, path in files.items()}}
     if json_:
         say_json(document)
@@ -72,7 +80,7 @@ def bench(
     ])  # fmt: skip
     say_table(BENCH_COLUMNS, [bench_row(point) for point in document["points"]])
     say_facts("Written", list(files.items()))
-    say_next(f"mirsearch dedup {store} --layer {layer} --out duplicates")
+    say_next(["dedup", store, *chosen(layer, name), "--out", "duplicates"])
 
 
 BENCH_COLUMNS = [
@@ -110,7 +118,7 @@ def bench_row(point: dict[str, Any]) -> list[object]:
 def dedup(
     store: StoreArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder of the answers.", show_default=False)],
-    layer: LayerOption = "fc7",
+    layer: LayerOption = None,
     threshold: Annotated[
         float | None, typer.Option("--threshold", help="Least cosine of a duplicate.", show_default="the layer's")
     ] = None,
@@ -134,7 +142,8 @@ def dedup(
     spec = DedupSpec(threshold=threshold)
     if truth and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file, expected the truth.jsonl of a sample collection")
-    index = Index.open(index_folder(store, layer, name), device=settle(device))
+    layer, index_path = index_folder(store, layer, name)
+    index = Index.open(index_path, device=settle(device))
     check_outputs(out, images)
     with Reporter() as progress:
         found = find_duplicates(index, spec, progress)

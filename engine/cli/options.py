@@ -8,12 +8,16 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from engine.errors import InputError
+from engine.index.build import check_name
 from engine.index.device import settle
+from engine.index.manifest import read_index_manifest
 from engine.store.store import Store
 from kernels import Device
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a store.", show_default=False)]
-LayerOption = Annotated[str, typer.Option("--layer", "-l", help="Layer to use: fc7 or fc8.")]
+LayerOption = Annotated[
+    str | None, typer.Option("--layer", "-l", help="Layer to use.", show_default="fc7, or that of --name")
+]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Name of the index, if not its layer's.", show_default=False)
 ]
@@ -43,9 +47,22 @@ def device_facts(device: Device) -> tuple[str, str]:
     return "device", f"{device} ({device.why})" if device.why else str(device)
 
 
-def index_folder(store: Path, layer: str, name: str | None) -> Path:
-    """Where the index over a layer lies."""
-    return store / "indices" / (name or layer)
+def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str, Path]:
+    """The layer that is meant and the folder of its index, which need not exist unless it was named."""
+    if name is None:
+        layer = layer or "fc7"
+        return layer, store / "indices" / layer
+    check_name(name)
+    folder = store / "indices" / name
+    indexed = read_index_manifest(folder).spec.layer
+    if layer not in (None, indexed):
+        raise InputError(f"--layer {layer}: index {name} is over {indexed}. Leave --layer out, or name another index.")
+    return indexed, folder
 
 
-__all__ = ["Store", "device_facts", "index_folder", "make_spec", "settle"]
+def chosen(layer: str, name: str | None) -> list[str]:
+    """The options that mean this index again."""
+    return ["--name", name] if name and name != layer else ["--layer", layer]
+
+
+__all__ = ["Store", "chosen", "device_facts", "index_folder", "make_spec", "settle"]

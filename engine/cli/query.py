@@ -29,9 +29,10 @@ from kernels import load
 
 def query(
     store: StoreArgument,
-    layer: LayerOption = "fc7",
+    layer: LayerOption = None,
     photo: Annotated[
-        list[int] | None, typer.Option("--photo", help="Photo id; repeatable.", show_default=False)
+        list[int] | None,
+        typer.Option("--photo", min=0, max=(1 << 63) - 1, help="Photo id; repeatable.", show_default=False),
     ] = None,
     dat: Annotated[
         list[Path] | None, typer.Option("--dat", help="A .dat file; repeatable.", show_default=False)
@@ -64,13 +65,13 @@ def query(
 
     Example: `mirsearch query store --layer fc7 --photo 103169 -k 10`
     """
-    if sum(map(bool, (json_, csv))) > 1:
-        raise InputError("--json and --csv: choose one")
+    if csv and (json_ or out):
+        raise InputError("--csv beside --json or --out: choose one")
     settled = settle(device, needs_faiss=not exact)
     opened = Store.open(store)
     spec = make_spec(SearchSpec, k=k, probes=probes, rerank=rerank)
+    layer, folder = index_folder(store, layer, name)
     questions = _questions(opened, layer, photo, dat, ids_file, vectors)
-    folder = index_folder(store, layer, name)
     if exact:
         searcher = Searcher.exact(opened, layer, folder, load(settled))
     else:

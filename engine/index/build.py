@@ -22,6 +22,7 @@ from engine.progress import Progress, silent
 from engine.store import npy
 from engine.store.durable import PART, disk_errors, flush_folder
 from engine.store.store import Store
+from engine.store.verify import check_layer
 from engine.version import VERSION
 from kernels import Codes, Device, Kernels, load
 
@@ -81,9 +82,9 @@ def build_index(
     if device.kind == "cuda" and spec.lists:
         ivfpq.check_gpu_spec(spec)
     name = name or spec.layer
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise InputError(f"--name {name!r}: expected letters, digits, - and _ alone")
+    check_name(name)
     folder = store.path / "indices" / name
+    check_layer(store, spec.layer, progress=progress)
     if not force and (existing := _same_index(folder, store, spec)):
         return BuildReport(path=folder, manifest=existing, seconds=time.perf_counter() - started, reused=True)
     part = folder.with_name(folder.name + PART)
@@ -99,6 +100,12 @@ def build_index(
                 shutil.rmtree(part, ignore_errors=True)
                 raise
     return BuildReport(path=folder, manifest=manifest, seconds=time.perf_counter() - started)
+
+
+def check_name(name: str) -> None:
+    """InputError unless this can be the name of an index: it becomes a folder."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise InputError(f"--name {name!r}: expected letters, digits, - and _ alone")
 
 
 @contextmanager

@@ -41,7 +41,9 @@ class Questions:
             yield start, np.asarray(self.data[part if self.row_numbers is None else self.row_numbers[part]])
 
     def source(self, i: int) -> str:
-        """How query i is called when it is no photo of the store."""
+        """How query i is called."""
+        if self.photo_ids is not None:
+            return f"photo {self.photo_ids[i]}"
         return self.sources[i] if self.sources else f"{self.file}[{i}]"
 
 
@@ -88,9 +90,13 @@ def read_ids(file: Path) -> npt.NDArray[np.int64]:
             raise InputError(f"{file}: cannot be read as a .npy array ({error})") from error
         if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise InputError(f"{file}: expected a .npy array (n,) of integers")
+        if len(ids) and (ids.min() < 0 or ids.max() >= 1 << 63):
+            raise InputError(f"{file}: holds numbers that are no photo ids (expected 0 to 2**63 - 1)")
+        if not len(ids):
+            raise InputError(f"{file}: holds no photo ids")
         return ids.astype(np.int64)
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     ids_found = []

@@ -1,6 +1,6 @@
 """Searching an index: candidates from the shards, then closer and closer comparisons with fewer and fewer rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +23,7 @@ from engine.store.store import Store
 from kernels import Codes, Device, Kernels, load
 
 BLOCK_QUERIES = 1024
+CHECKED_ON_OPENING = 512 << 20  # bytes: files up to here are read against their checksum, in a tenth of a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class Index:
     def open(cls, path: Path | str, *, device: Device | str = "auto", store: Store | None = None) -> Self:
         """Open `STORE/indices/NAME`; IndexUnusableError when it is absent, damaged, or of another state of the store.
 
-        Every file's length is checked, and the checksums of all but the large code arrays: those only choose which
-        rows are compared exactly, and `mirsearch verify` reads them all.
+        Every file's length is checked, and the checksum of every file of up to 512 MiB; `mirsearch verify` reads the
+        larger ones too, and the store's rows.
         """
         path = Path(path)
         settled = settle(device) if isinstance(device, str) else device
@@ -171,8 +172,13 @@ def _of_size_one(reduced: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return sized
 
 
-def check_queries(queries: npt.ArrayLike, dim: int, layer: str) -> npt.NDArray[np.float32]:
-    """Queries as C-ordered (n, dim) float32; InputError when the shape is another or a value is not finite."""
+def check_queries(
+    queries: npt.ArrayLike, dim: int, layer: str, name: Callable[[int], str] = "query {}".format
+) -> npt.NDArray[np.float32]:
+    """Queries as C-ordered (n, dim) float32; InputError when the shape is another or a value is not finite.
+
+    name: what query i is called in the error.
+    """
     rows = np.atleast_2d(np.asarray(queries))
     if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind not in "fiu":
         raise InputError(f"queries of shape {rows.shape}, {rows.dtype}: expected (n, {dim}) float32 for {layer}")
@@ -180,7 +186,7 @@ def check_queries(queries: npt.ArrayLike, dim: int, layer: str) -> npt.NDArray[n
         rows = np.ascontiguousarray(rows, np.float32)
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
-        raise InputError(f"query {bad[0]}: holds NaN, infinity or values past float32, expected finite float32")
+        raise InputError(f"{name(int(bad[0]))}: holds NaN, infinity or values past float32, expected finite float32")
     return rows
 
 
@@ -194,7 +200,7 @@ def _check_parts(path: Path, manifest: IndexManifest) -> None:
             raise IndexUnusableError(
                 f"{path / file}: {size:,} bytes, expected {expected.bytes:,}. Build the index again."
             )
-        if file.endswith(".faiss") or file in ("axes.npy", "sketch_scale.npy", "refine_scale.npy"):
+        if size <= CHECKED_ON_OPENING:
             check_part(path, file, expected)
 
 

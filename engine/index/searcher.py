@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import IndexUnusableError
+from engine.errors import IndexUnusableError, InputError
 from engine.index.exact import exact_search
 from engine.index.manifest import read_index_manifest
 from engine.index.queries import Questions
@@ -59,12 +60,21 @@ class Searcher:
     ) -> Iterator[Answer]:
         """Answers in the order of the questions, a bounded number at a time."""
         total, done = sum(map(len, asked)), 0
+        dim = self.store.layer(self.layer).shape[1]
         for questions in asked:
             for start, block in questions.blocks():
                 ids = None
                 if exclude_self and questions.photo_ids is not None:
                     ids = questions.photo_ids[start : start + len(block)]
-                yield Answer(questions=questions, start=start, result=self._search(block, spec, ids))
+                rows = check_queries(block, dim, self.layer, partial(_name, questions, start))
+                result = self._search(rows, spec, ids)
+                past = (result.photo_ids >= 0) & ~np.isfinite(result.scores)
+                if past.any():
+                    raise InputError(
+                        f"{_name(questions, start, int(past.any(axis=1).argmax()))}: scores by {self.metric} past the "
+                        "range of float32. Scale the vectors, or use an index by cosine."
+                    )
+                yield Answer(questions=questions, start=start, result=result)
                 done += len(block)
                 progress("search", done, total, unit="queries")
 
@@ -73,7 +83,10 @@ class Searcher:
     ) -> SearchResult:
         if self.index:
             return self.index.search(block, spec, exclude=exclude)
-        rows = check_queries(block, self.store.layer(self.layer).shape[1], self.layer)
         return exact_search(
-            self.store, self.layer, rows, spec.k, metric=self.metric, kernels=self.kernels, exclude=exclude
+            self.store, self.layer, block, spec.k, metric=self.metric, kernels=self.kernels, exclude=exclude
         )
+
+
+def _name(questions: Questions, start: int, i: int) -> str:
+    return questions.source(start + i)

@@ -163,7 +163,7 @@ def _grid(index: Index) -> BenchSpec:
     return BenchSpec(
         queries=500, repeats=2, latency_queries=100,
         probes=tuple(sorted({max(probes // 4, 1), probes, min(probes * 4, lists)})),
-        rerank=tuple(sorted({min(100, rerank), rerank, min(1000, len(index))})),
+        rerank=tuple(sorted({max(min(count, len(index)), 10) for count in (100, rerank, 1000)})),
     )  # fmt: skip
 
 

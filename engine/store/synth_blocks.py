@@ -1,5 +1,6 @@
 """Write the files of the sample collection block by block, in this process or in several."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -73,8 +74,16 @@ def _write_apart(jobs: list[Job], workers: int) -> Iterator[tuple[Job, tuple[int
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
 def _leave_interrupts_to_parent() -> None:
+    """In a new process: an interrupt is the parent's to handle, and a killed parent takes its children along."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(libc := ctypes.CDLL(None), "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == 1:  # killed before we asked
+            os._exit(1)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.errors import StoreError
 from engine.progress import Progress, silent
 from engine.store.manifest import digest
 from engine.store.npy import HEADER_BYTES
@@ -54,6 +55,19 @@ def verify_store(path: Path, *, progress: Progress = silent) -> VerifyReport:
             progress("verify", done, len(tasks), unit="blocks")
     damage += _quarantine(store)
     return VerifyReport(path=path, bytes_read=read, seconds=time.perf_counter() - started, damage=damage)
+
+
+def check_layer(store: Store, layer: str, *, progress: Progress = silent) -> None:
+    """Read one layer against its checksums, on all cores; StoreError names the first rows that do not match."""
+    tasks = [task for task in _blocks(store) if task[0] == layer]
+    with ThreadPoolExecutor(cpu_threads()) as pool:
+        for done, (_, found) in enumerate(pool.map(lambda task: _check(store, *task), tasks), 1):
+            progress("check rows", done, len(tasks), unit="blocks")
+            if found and found.rows and found.photo_ids:
+                raise StoreError(
+                    f"{store.path / found.file}: rows {found.rows[0]:,} to {found.rows[1] - 1:,} (photos "
+                    f"{found.photo_ids[0]} to {found.photo_ids[1]}): {found.reason}. Restore the file, or ingest again."
+                )
 
 
 def _blocks(store: Store) -> Iterator[tuple[str, int, int, str]]:

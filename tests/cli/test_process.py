@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-MIRSEARCH = [sys.executable, "-c", "from engine.cli.app import main; main()"]
+MIRSEARCH = [sys.executable, "-c", "from engine.cli.main import main; main()"]
 
 
 def test_the_command_is_installed_and_says_its_version() -> None:
