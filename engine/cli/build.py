@@ -6,12 +6,12 @@ import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, size
 from engine.cli.options import (
-    chosen,
     DeviceOption,
     JsonOption,
     NameOption,
     Store,
     StoreArgument,
+    chosen,
     device_facts,
     make_spec,
     settle,

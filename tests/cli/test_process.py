@@ -43,6 +43,39 @@ def test_ctrl_c_is_exit_130_and_leaves_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "sample" / "truth.jsonl").exists()
 
 
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_killed_synth_takes_its_workers_along_and_can_be_run_again(tmp_path: Path) -> None:
+    words = ["synth", str(tmp_path / "sample"), "--photos", "40000"]
+    process = subprocess.Popen([*MIRSEARCH, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "sample" / "features").glob("*/*.dat")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert children
+    process.kill()
+    process.wait(timeout=60)
+    workers_end = time.monotonic() + 60
+    while any(map(alive, children)) and time.monotonic() < workers_end:
+        time.sleep(0.05)
+    assert not any(map(alive, children))
+    words[-1] = "50"
+    again = subprocess.run([*MIRSEARCH, *words], capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(collection: Path) -> None:
+    words = ["info", str(collection / "store"), "--json"]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run([*MIRSEARCH, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert result.returncode == 1 and "disk is full" in result.stderr and "Traceback" not in result.stderr
+
+
 def test_a_closed_pipe_is_no_traceback(collection: Path) -> None:
     words = ["query", str(collection / "store"), "--ids-file", str(collection / "ids.txt"), "--csv", "-k", "100"]
     (collection / "ids.txt").write_text("\n".join(map(str, range(1000))))
