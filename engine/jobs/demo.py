@@ -18,6 +18,7 @@ from engine.store.durable import write_whole
 from engine.store.ingest import ingest
 from engine.store.store import Store
 from engine.store.synth import describe, synthesize
+from engine.store.synth_model import VERSION
 from kernels import Device
 
 LAYERS = ("fc7", "fc8")
@@ -70,7 +71,8 @@ class _Demo:
     def collect(self) -> None:
         started = time.perf_counter()
         there = describe(self.sample)
-        reused = there is not None and there["photos"] == self.photos and bool(there["images"])
+        wanted = {"photos": self.photos, "seed": 0, "images": True, "version": VERSION}
+        reused = there == wanted
         if not reused:
             synthesize(self.sample, photos=self.photos, seed=0, images=True, progress=self.progress)
         text = f"{self.photos:,} photos: .dat files and pictures"

@@ -23,7 +23,7 @@ Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
 BLOCK: Final = 1000  # photos made together; a photo never depends on another block
-VERSION: Final = 1  # of the model: raise it when any number below or the order of draws changes
+VERSION: Final = 2  # of the model: raise it when any number below or the order of draws changes
 
 # The collection. Standard deviations are those of a whole latent vector (unit spectrum).
 LATENT: Final = 96
@@ -50,13 +50,13 @@ FC7_UNIT: Final = 2.4
 CONTRAST: Final = 0.11  # of the logarithm of a photo's overall scale: the tail of the norms
 
 # fc8
-DIRECT: Final = 320  # directions of fc7 that fc8 reads beside the latent ones
-DIRECT_SD: Final = 8.0
-CLASS_SD: Final = 3.3
+DIRECT: Final = 640  # directions of fc7 that fc8 reads beside the latent ones
+DIRECT_SD: Final = 5.8
+CLASS_SD: Final = 3.0
 WHITEN: Final = 1.0  # 0: a class weighs latent dimensions by their variance, 1: all alike
 FAVOUR: Final = 0.8  # of a class: how much is its favoured cluster, the rest is its own
-FC8_UNIT: Final = 0.0354
-BIAS: Final = 0.5
+FC8_UNIT: Final = 0.0565
+BIAS: Final = 0.57
 
 # Whole numbers: see the head of this file for why.
 LATENT_STEP: Final = 1 / 64
@@ -67,9 +67,9 @@ ACTIVATION_STEP: Final = 1 / 256
 ACTIVATION_MAX: Final = 2047
 READ_SD: Final = 8.0
 READ_MAX: Final = 31  # a photo's activations sum to 200,000 to 400,000; 31 times that is below 2**24
-HIDDEN_STEP: Final = 4096.0
-HIDDEN_MAX: Final = 1023
-CLASS_MAX: Final = 31  # 416 * 1023 * 31 < 2**24
+HIDDEN_STEP: Final = 6000.0
+HIDDEN_MAX: Final = 700
+CLASS_MAX: Final = 31  # 736 * 700 * 31 < 2**24
 
 # Copies
 STRONGEST: Final = 4.0  # multiple of a deviation up to which a copy may be altered
