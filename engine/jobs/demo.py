@@ -73,6 +73,11 @@ class _Demo:
         there = describe(self.sample)
         wanted = {"photos": self.photos, "seed": 0, "images": True, "version": VERSION}
         reused = there == wanted
+        if there is not None and not reused and (self.store / "manifest.json").exists():
+            raise EngineError(
+                f"{self.sample}: holds another sample than the one asked for ({there['photos']:,} photos, version "
+                f"{there['version']}), and {self.store} was made from it. Remove {self.folder}, or name another folder."
+            )
         if not reused:
             synthesize(self.sample, photos=self.photos, seed=0, images=True, progress=self.progress)
         text = f"{self.photos:,} photos: .dat files and pictures"

@@ -261,6 +261,9 @@ def test_demo_runs_and_reuses(run: Run, tmp_path: Path) -> None:
 def test_demo_of_very_few_photos(run: Run, tmp_path: Path) -> None:
     result = run("demo", tmp_path / "demo", "--photos", 5, "--device", "cpu")
     assert result.exit_code == 0, result.output
+    result = run("demo", tmp_path / "demo", "--photos", 6, "--device", "cpu")
+    assert result.exit_code == 1 and "another sample" in result.stderr
+    assert len(list((tmp_path / "demo" / "sample" / "features").rglob("*.dat"))) == 5  # nothing was overwritten
 
 
 def test_doctor_names_faiss_and_the_choice_of_auto(run: Run) -> None:
