@@ -1,6 +1,7 @@
 """`manifest.json`: what a store holds and the checksums that prove it. Written last, so its presence means whole."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -10,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from engine.errors import StoreError
 from engine.store.durable import write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.npy$")]
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -24,16 +26,45 @@ class Layer(BaseModel):
     """One float32 array of the store, its rows summed in blocks."""
 
     model_config = _STRICT
-    file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+\.npy$")]
+    file: FileName
     dim: Annotated[int, Field(ge=1, le=1 << 20)]
     xxh3: list[Digest]
+
+
+class Removed(BaseModel):
+    """`removed.npy`: the rows marked as gone, int64 (count,), ascending."""
+
+    model_config = _STRICT
+    count: Annotated[int, Field(ge=1)]
+    xxh3: Digest
+
+
+class QuerySet(BaseModel):
+    """Queries that came with a layer, and their true neighbours.
+
+    queries: file of float32 (count, dim). neighbors: file of int64 photo ids (count, k), nearest first. distances:
+    file of float32 (count, k) as they were given, if they were. xxh3: of each file's array bytes. state: of the store
+    when they came; among other rows the neighbours would be others.
+    """
+
+    model_config = _STRICT
+    count: Annotated[int, Field(ge=1, le=1 << 40)]
+    k: Annotated[int, Field(ge=1, le=1 << 20)]
+    metric: Literal["cosine", "ip", "l2"]
+    state: Digest
+    queries: FileName
+    neighbors: FileName
+    distances: FileName | None = None
+    xxh3: dict[str, Digest]
 
 
 class Manifest(BaseModel):
     """The manifest of a store.
 
     block_rows: rows of each checksummed block, in order; every layer has one checksum per block, of the rows'
-    bytes in the file. photo_ids_xxh3: checksum of the ids' bytes. digest: of this document without it.
+    bytes in the file. photo_ids_xxh3: checksum of the ids' bytes. header_bytes: length of the header of every row
+    file. state: a digest that changes when rows or ids do, and with nothing else: what an index was built from.
+    digest: of this document without it.
     """
 
     model_config = _STRICT
@@ -47,6 +78,10 @@ class Manifest(BaseModel):
     sources: list[str]
     quarantined: Annotated[int, Field(ge=0)] = 0
     quarantine_xxh3: Digest | None = None
+    header_bytes: Literal[128, 4096] = 128
+    state: str = ""
+    removed: Removed | None = None
+    query_sets: dict[str, QuerySet] = {}
     digest: str = ""
 
     @model_validator(mode="after")
@@ -56,7 +91,20 @@ class Manifest(BaseModel):
         for name, layer in self.layers.items():
             if len(layer.xxh3) != len(self.block_rows):
                 raise ValueError(f"layer {name}: {len(layer.xxh3)} checksums for {len(self.block_rows)} blocks")
+        if self.removed and self.removed.count > self.rows:
+            raise ValueError(f"{self.removed.count} rows removed of {self.rows}")
         return self
+
+    @property
+    def photos(self) -> int:
+        """Rows that are not removed."""
+        return self.rows - (self.removed.count if self.removed else 0)
+
+
+def row_state(ids_xxh3: str, block_rows: Sequence[int], layers: Mapping[str, Layer]) -> str:
+    """The digest that stands for all rows and ids of a store."""
+    sums = {name: [layer.dim, layer.xxh3] for name, layer in layers.items()}
+    return digest(json.dumps([ids_xxh3, list(block_rows), sums], sort_keys=True).encode())
 
 
 def own_digest(document: dict[str, Any]) -> str:
@@ -65,17 +113,24 @@ def own_digest(document: dict[str, Any]) -> str:
     return digest(json.dumps(bare, sort_keys=True, separators=(",", ":")).encode())
 
 
+def document_bytes(document: dict[str, Any]) -> bytes:
+    """A JSON document with its own checksum, as it stands in its file."""
+    document = document | {"digest": own_digest(document)}
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
 def write_document(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document with its own checksum, aside and renamed."""
-    document = document | {"digest": own_digest(document)}
-    write_whole(path, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+    write_whole(path, document_bytes(document))
 
 
 def read_document(path: Path, what: str, known_version: int) -> dict[str, Any]:
     """Read a JSON document that carries its version and its own checksum; StoreError when it is not intact."""
     try:
-        document = json.loads(path.read_bytes())
-        intact = isinstance(document, dict) and document.get("digest") == own_digest(document)
+        data = path.read_bytes()
+        document = json.loads(data)
+        # The bytes, not only what they mean: a flipped bit that turns \u00e9 into \u00E9 is damage too.
+        intact = isinstance(document, dict) and document_bytes(document) == data
     except FileNotFoundError:
         raise StoreError(f"{path}: absent. {what}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -95,23 +150,20 @@ def read_document(path: Path, what: str, known_version: int) -> dict[str, Any]:
 _LOST = "The file is damaged: restore it from a copy, or build again from the sources."
 
 
-def write_manifest(store: Path, manifest: Manifest) -> None:
-    """Write `manifest.json` with its own checksum; until then the store does not exist."""
-    write_document(store / "manifest.json", manifest.model_dump(mode="json"))
-
-
 def read_manifest(store: Path) -> Manifest:
     """The manifest of a store; StoreError when it is absent, damaged, or of a newer format."""
     unfinished = store.is_dir() and any(store.glob("*.part"))
     hint = (
-        "An ingest was interrupted here: run it again."
+        "An ingest was interrupted here: run it again, and it continues."
         if unfinished
         else "This is no store: `mirsearch ingest` makes one."
     )
     document = read_document(store / "manifest.json", hint, FORMAT_VERSION)
     try:
-        return Manifest.model_validate(document)
+        manifest = Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "document"
         raise StoreError(f"{store / 'manifest.json'}: {where}: {first['msg']}. {_LOST}") from error
+    # Version 1 knew no state: nothing but the whole manifest stood for the rows, and its indices refer to that.
+    return manifest if manifest.state else manifest.model_copy(update={"state": manifest.digest})

@@ -11,7 +11,22 @@ import numpy.typing as npt
 
 from engine.errors import InputError, StoreError
 from engine.store import npy
+from engine.store.commit import settle_store
+from engine.store.journal import NAME as JOURNAL
 from engine.store.manifest import Manifest, digest, read_manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queries:
+    """Queries that came with a layer: queries (q, dim) float32; neighbors (q, k) int64 photo ids, nearest first.
+
+    current: whether the store still holds just the photos that the neighbours were found among.
+    """
+
+    queries: npt.NDArray[np.float32]
+    neighbors: npt.NDArray[np.int64]
+    metric: str
+    current: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +35,14 @@ class Store:
 
     photo_ids: (n,) int64, unique; row i of every layer is photo photo_ids[i].
     layers: read-only (n, dim) float32 maps of the files, by name.
+    removed: (n,) bool, the rows whose photos are marked as gone; None when there are none.
     """
 
     path: Path
     manifest: Manifest
     photo_ids: npt.NDArray[np.int64]
     layers: Mapping[str, npt.NDArray[np.float32]]
+    removed: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -34,19 +51,44 @@ class Store:
         The manifest, the ids and every header and length are checked; the rows themselves by `mirsearch verify`.
         """
         path = Path(path)
+        settle_store(path)
         manifest = read_manifest(path)
-        ids = np.asarray(npy.open_rows(path / "photo_ids.npy", (manifest.rows,), "<i8"), np.int64)
+        try:
+            return cls._open(path, manifest)
+        except StoreError:
+            # A writer may have finished between the two looks: what is there now is then another state.
+            settle_store(path)
+            again = read_manifest(path)
+            if again == manifest:
+                raise
+            return cls._open(path, again)
+
+    @classmethod
+    def _open(cls, path: Path, manifest: Manifest) -> Self:
+        growing = (path / JOURNAL).exists()
+        size = manifest.header_bytes
+        ids = np.asarray(npy.open_rows(path / "photo_ids.npy", (manifest.rows,), "<i8", size), np.int64)
         if digest(np.ascontiguousarray(ids)) != manifest.photo_ids_xxh3:
             raise StoreError(f"{path / 'photo_ids.npy'}: does not match its checksum. Restore it, or ingest again.")
         layers: dict[str, Any] = {
-            name: npy.open_rows(path / layer.file, (manifest.rows, layer.dim), "<f4")
+            name: npy.open_rows(path / layer.file, (manifest.rows, layer.dim), "<f4", size, growing=growing)
             for name, layer in manifest.layers.items()
         }
-        return cls(path=path, manifest=manifest, photo_ids=ids, layers=layers)
+        return cls(path=path, manifest=manifest, photo_ids=ids, layers=layers, removed=_removed(path, manifest))
 
     def __len__(self) -> int:
-        """How many photos."""
+        """How many rows, those of removed photos among them."""
         return self.manifest.rows
+
+    @property
+    def photos(self) -> int:
+        """How many photos are not removed."""
+        return self.manifest.photos
+
+    @cached_property
+    def present_rows(self) -> npt.NDArray[np.int64]:
+        """The rows (photos,) of the photos that are not removed, ascending."""
+        return np.arange(len(self)) if self.removed is None else np.flatnonzero(~self.removed)
 
     def __getattr__(self, name: str) -> npt.NDArray[np.float32]:
         """`store.fc7` for `store.layers["fc7"]`."""
@@ -76,11 +118,48 @@ class Store:
         missing = wanted[self.photo_ids[rows] != wanted]
         if len(missing):
             more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-            raise InputError(f"photo {missing[0]}{more}: not in {self.path}, which holds {len(self):,} photos")
+            raise InputError(f"photo {missing[0]}{more}: not in {self.path}, which holds {self.photos:,} photos")
+        if self.removed is not None and self.removed[rows].any():
+            gone = wanted[self.removed[rows]]
+            more = f" (and {len(gone) - 1:,} more)" if len(gone) > 1 else ""
+            raise InputError(f"photo {gone[0]}{more}: was removed from {self.path}")
         return rows
+
+    def query_set(self, layer: str) -> "Queries | None":
+        """The queries that were imported with a layer, and their true neighbours; None when none were.
+
+        StoreError when a file of them is damaged.
+        """
+        known = self.manifest.query_sets.get(layer)
+        if known is None:
+            return None
+        size, dim = self.manifest.header_bytes, self.manifest.layers[layer].dim
+        shapes = {known.queries: ((known.count, dim), "<f4"), known.neighbors: ((known.count, known.k), "<i8")}
+        arrays: dict[str, Any] = {
+            file: npy.open_rows(self.path / file, shape, dtype, size) for file, (shape, dtype) in shapes.items()
+        }
+        for file, array in arrays.items():
+            if digest(np.ascontiguousarray(array)) != known.xxh3.get(file):
+                raise StoreError(f"{self.path / file}: does not match its checksum. Restore it, or import again.")
+        return Queries(
+            queries=arrays[known.queries], neighbors=arrays[known.neighbors], metric=known.metric,
+            current=known.state == self.manifest.state and self.removed is None,
+        )  # fmt: skip
 
     def blocks(self, layer: str, rows: int = 4096) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
         """The rows of a layer in order, as (first row, (≤ rows, dim) float32 view)."""
         data = self.layer(layer)
         for start in range(0, len(self), rows):
             yield start, data[start : start + rows]
+
+
+def _removed(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None:
+    if manifest.removed is None:
+        return None
+    file = path / "removed.npy"
+    rows = np.ascontiguousarray(npy.open_rows(file, (manifest.removed.count,), "<i8", manifest.header_bytes), np.int64)
+    if digest(rows) != manifest.removed.xxh3:
+        raise StoreError(f"{file}: does not match its checksum. Restore it.")
+    mask = np.zeros(manifest.rows, np.bool_)
+    mask[rows] = True
+    return mask
