@@ -48,10 +48,11 @@ def _sort_out(entries: Any, read: Any, ids: Any, name_at: Any, names: Any, other
     entries, names: (b,) uint8. ids, name_at, others: (b // 24,) int64; others: where an entry begins in `entries`.
     counts: (4,) int64, of ids, bytes of names, others, and ignored entries.
     """
-    found = end = left = ignored = at = 0
+    found = end = left = ignored = 0
+    at = np.int64(0)
     while at < read:
         start = at + _NAME
-        digits, photo_id = 0, 0
+        digits, photo_id = 0, np.int64(0)
         while digits < 18 and _ZERO <= entries[start + digits] <= _NINE:
             photo_id = photo_id * 10 + np.int64(entries[start + digits] - _ZERO)
             digits += 1
