@@ -11,12 +11,14 @@ from engine.errors import InputError
 from engine.index.build import check_name
 from engine.index.device import settle
 from engine.index.manifest import read_index_manifest
+from engine.store.commit import settle_store
+from engine.store.manifest import read_manifest
 from engine.store.store import Store
 from kernels import Device
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a store.", show_default=False)]
 LayerOption = Annotated[
-    str | None, typer.Option("--layer", "-l", help="Layer to use.", show_default="fc7, or that of --name")
+    str | None, typer.Option("--layer", "-l", help="Layer to use.", show_default="fc7, the only one, or that of --name")
 ]
 NameOption = Annotated[
     str | None, typer.Option("--name", help="Name of the index, if not its layer's.", show_default=False)
@@ -50,7 +52,7 @@ def device_facts(device: Device) -> tuple[str, str]:
 def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str, Path]:
     """The layer that is meant and the folder of its index, which need not exist unless it was named."""
     if name is None:
-        layer = layer or "fc7"
+        layer = known_layer(store, layer)
         return layer, store / "indices" / layer
     check_name(name)
     folder = store / "indices" / name
@@ -58,6 +60,18 @@ def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str,
     if layer not in (None, indexed):
         raise InputError(f"--layer {layer}: index {name} is over {indexed}. Leave --layer out, or name another index.")
     return indexed, folder
+
+
+def known_layer(store: Path, layer: str | None) -> str:
+    """The layer that is asked for, or else fc7, or else the only one; InputError names those that the store has."""
+    settle_store(store)
+    layers = read_manifest(store).layers
+    if layer is None and "fc7" not in layers and len(layers) != 1:
+        raise InputError(f"--layer: which? This store has {', '.join(sorted(layers))}")
+    layer = layer or ("fc7" if "fc7" in layers else next(iter(layers)))
+    if layer not in layers:
+        raise InputError(f"--layer {layer}: this store has {', '.join(sorted(layers))}")
+    return layer
 
 
 def chosen(layer: str, name: str | None) -> list[str]:
