@@ -130,7 +130,9 @@ def settle_store(store: Path) -> None:
             return
         raise StoreError(f"{store}: {problem}; another mirsearch is at it. Try again.") from error
     except OSError as error:
-        raise StoreError(f"{store}: {problem} ({error.strerror}). Open it once as a user who may write here.") from error
+        raise StoreError(
+            f"{store}: {problem} ({error.strerror}). Open it once as a user who may write here."
+        ) from error
     try:
         finish_pending(store)
     except EngineError as error:

@@ -18,6 +18,7 @@ FC7_DIM = 4096
 FC8_DIM = 1000
 RECORD = np.dtype([("fc8_dim", "<i8"), ("fc8", "<f4", FC8_DIM), ("fc7_dim", "<i8"), ("fc7", "<f4", FC7_DIM)])
 RECORD_BYTES = RECORD.itemsize
+Record = npt.NDArray[np.void]
 LAYERS = {"fc7": FC7_DIM, "fc8": FC8_DIM}
 PHOTOS_PER_FOLDER = 10_000
 
@@ -39,7 +40,7 @@ def write_dat(path: Path, fc7: npt.NDArray[np.float32], fc8: npt.NDArray[np.floa
     path.write_bytes(records(fc7[None], fc8[None]).tobytes())
 
 
-def examine(path: bytes | Path) -> tuple[str | None, npt.NDArray[np.void] | None]:
+def examine(path: bytes | Path) -> tuple[str | None, Record | None]:
     """Read one file without hurry: (why it is refused, or None; its record, shape (), or None).
 
     The reasons name what was found and what was expected.
@@ -50,21 +51,37 @@ def examine(path: bytes | Path) -> tuple[str | None, npt.NDArray[np.void] | None
             mode = os.fstat(handle)
             if not stat.S_ISREG(mode.st_mode):
                 return "not a regular file", None
-            data = _read_up_to(handle, RECORD_BYTES)
+            data = _read_up_to(handle, RECORD_BYTES, 0)
         finally:
             os.close(handle)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # says nothing about the file
-            raise EngineError(
-                f"{os.fsdecode(path)}: {error.strerror}. Raise the limit (ulimit -n), run again."
-            ) from error
-        return f"cannot be read ({error.strerror})", None
+        return _unreadable(path, error), None
     if not data:
         return f"empty, expected {RECORD_BYTES:,} bytes", None
     if len(data) < RECORD_BYTES:
         return f"{len(data):,} bytes, expected {RECORD_BYTES:,}: the file is cut short", None
     if mode.st_size > RECORD_BYTES:
         return f"{mode.st_size:,} bytes, expected {RECORD_BYTES:,}: the file is too long", None
+    return examine_bytes(data)
+
+
+def examine_member(archive: bytes, offset: int) -> tuple[str | None, Record | None]:
+    """The same for a record that lies in an archive as it is, from `offset`."""
+    try:
+        handle = os.open(archive, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = _read_up_to(handle, RECORD_BYTES, offset)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        return _unreadable(archive, error), None
+    if len(data) < RECORD_BYTES:
+        return f"{len(data):,} bytes, expected {RECORD_BYTES:,}: the archive is cut short", None
+    return examine_bytes(data)
+
+
+def examine_bytes(data: bytes) -> tuple[str | None, Record | None]:
+    """The same for the 20,400 bytes of a record."""
     record = np.frombuffer(data, RECORD)[0]
     for layer, dim in (("fc8", FC8_DIM), ("fc7", FC7_DIM)):
         if record[f"{layer}_dim"] != dim:
@@ -78,8 +95,14 @@ def examine(path: bytes | Path) -> tuple[str | None, npt.NDArray[np.void] | None
     return None, record
 
 
-def _read_up_to(handle: int, size: int) -> bytes:
+def _unreadable(path: bytes | Path, error: OSError) -> str:
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):  # says nothing about the file
+        raise EngineError(f"{os.fsdecode(path)}: {error.strerror}. Raise the limit (ulimit -n), run again.") from error
+    return f"cannot be read ({error.strerror})"
+
+
+def _read_up_to(handle: int, size: int, offset: int) -> bytes:
     data = b""
-    while len(data) < size and (piece := os.pread(handle, size - len(data), len(data))):
+    while len(data) < size and (piece := os.pread(handle, size - len(data), offset + len(data))):
         data += piece
     return data

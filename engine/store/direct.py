@@ -22,13 +22,15 @@ _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _HERE = -100  # AT_FDCWD: names are paths from the working directory
 # A block of files from more folders than this is opened by path: so many open folders, times the threads, would come
 # near the 1,024 files that a process may have open.
-_MANY_FOLDERS = 16
+_MANY_PLACES = 16
 _PARTS = 5  # header, fc8, header, fc7, and one byte that only a longer file fills
 
 
 @numba.njit(nogil=True, cache=True)  # pragma: no cover (runs only compiled)
-def _read(folders: Any, folder: Any, names: Any, name_at: Any, scratch: Any, fc7: Any, fc8: Any, good: Any) -> None:
-    """Fill one row per file. scratch: (16,) int64: five (address, length) pairs, two headers, the spill byte."""
+def _read(
+    places: Any, place: Any, offset: Any, names: Any, name_at: Any, scratch: Any, fc7: Any, fc8: Any, good: Any
+) -> None:
+    """Fill one row per record. scratch: (16,) int64: five (address, length) pairs, two headers, the spill byte."""
     base = scratch.ctypes.data
     scratch[0], scratch[1] = base + 80, 8
     scratch[3] = FC8_DIM * 4
@@ -36,15 +38,18 @@ def _read(folders: Any, folder: Any, names: Any, name_at: Any, scratch: Any, fc7
     scratch[7] = FC7_DIM * 4
     scratch[8], scratch[9] = base + 96, 1
     at7, at8, at_names = fc7.ctypes.data, fc8.ctypes.data, names.ctypes.data
-    for i in range(len(folder)):
+    for i in range(len(place)):
         good[i] = False
-        handle = _openat(folders[folder[i]], at_names + name_at[i], _FLAGS)
-        if handle < 0:
-            continue
         scratch[2] = at8 + i * FC8_DIM * 4
         scratch[6] = at7 + i * FC7_DIM * 4
-        length = _preadv(handle, base, _PARTS, 0)
-        _close(handle)
+        if offset[i] >= 0:  # in an archive, whose member was found to be as long as a record
+            length = _preadv(places[place[i]], base, _PARTS - 1, offset[i])
+        else:
+            handle = _openat(places[place[i]], at_names + name_at[i], _FLAGS)
+            if handle < 0:
+                continue
+            length = _preadv(handle, base, _PARTS, 0)
+            _close(handle)
         if length != RECORD_BYTES or scratch[10] != FC8_DIM or scratch[11] != FC7_DIM:
             continue
         good[i] = not (row_not_finite(fc8[i]) or row_not_finite(fc7[i]))
@@ -57,24 +62,25 @@ class DirectReader:
         del files  # the layers go straight to the block
         self._scratch = np.empty(16, np.int64)
 
-    def read(self, files: Listing, block: Block) -> None:
+    def read(self, records: Listing, block: Block) -> None:
         """See `Reader.read`."""
-        n = len(files)
-        names, name_at = files.names, files.name_at
-        used, local = np.unique(files.folder, return_inverse=True)
-        if len(used) > _MANY_FOLDERS:
+        n = len(records)
+        names, name_at = records.names, records.name_at
+        used, local = np.unique(records.place, return_inverse=True)
+        by_path = len(used) > _MANY_PLACES and bool((records.offset < 0).all())
+        if by_path:
             used, local = used[:0], np.zeros(n, np.int32)
-            paths = [files.path(i) + b"\0" for i in range(n)]
+            paths = [records.path(i) + b"\0" for i in range(n)]
             names, name_at = np.frombuffer(b"".join(paths), np.uint8), np.cumsum([0, *map(len, paths[:-1])])
         handles = np.full(max(len(used), 1), _HERE, np.int32)
         try:
-            for i, folder in enumerate(used):
+            for i, place in enumerate(used):
                 try:
-                    handles[i] = os.open(files.folders[folder], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                    handles[i] = os.open(records.places[place], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
                 except OSError:
-                    handles[i] = -2  # every file in it is looked at again, and says why
+                    handles[i] = -2  # every record in it is looked at again, and says why
             _read(
-                handles, local.astype(np.int32), names, name_at.astype(np.int64), self._scratch,
+                handles, local.astype(np.int32), records.offset, names, name_at.astype(np.int64), self._scratch,
                 block.fc7[:n].view("<u4"), block.fc8[:n].view("<u4"), block.good[:n],
             )  # fmt: skip
         finally:

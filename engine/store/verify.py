@@ -12,7 +12,6 @@ import numpy as np
 from engine.errors import StoreError
 from engine.progress import Progress, silent
 from engine.store.manifest import digest
-from engine.store.npy import HEADER_BYTES
 from engine.store.store import Store
 from kernels.device import cpu_threads
 
@@ -86,7 +85,7 @@ def _check(store: Store, name: str, start: int, rows: int, expected: str) -> tup
     # Read, not mapped: a failing disk then answers with an error instead of killing the process.
     handle = os.open(file, os.O_RDONLY)
     try:
-        data = os.pread(handle, size, HEADER_BYTES + start * layer.dim * 4)
+        data = os.pread(handle, size, store.manifest.header_bytes + start * layer.dim * 4)
         reason = "does not match its checksum" if len(data) == size else "is cut short"
     except OSError as error:
         data, reason = b"", f"cannot be read ({error.strerror})"

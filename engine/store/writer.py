@@ -1,168 +1,384 @@
-"""Writing a store: blocks of rows at their place, checksums beside, everything renamed at the end."""
+"""Writing a store: blocks of rows at their place, checksums beside, everything made valid in one step at the end."""
 
-import fcntl
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import StoreError
-from engine.store import npy
-from engine.store.durable import (
-    PART,
-    disk_errors,
-    flush_folder,
-    part_of,
-    publish,
-    start_writeback,
-    write_at,
-    write_whole,
+from engine.progress import Progress, silent
+from engine.store import commit, journal, npy
+from engine.store.durable import PART, disk_errors, part_of
+from engine.store.lock import NAME as LOCK
+from engine.store.lock import take_lock
+from engine.store.manifest import (
+    Layer,
+    Manifest,
+    QuerySet,
+    digest,
+    document_bytes,
+    read_manifest,
+    row_state,
 )
-from engine.store.manifest import Layer, Manifest, digest, write_manifest
+from engine.store.order import sorted_copy
+from engine.store.rows_file import RowsFile
 from engine.version import VERSION
+from kernels.device import cpu_threads
+
+IDS = "photo_ids"
+_QUARANTINE = "quarantine.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A block that is on the disk: where, a checksum for each file, and what was refused beside it."""
+
+    start: int
+    rows: int
+    sums: dict[str, str]
+    refused: Sequence[Any] = ()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Room for a block: its number and its first row."""
+
+    block: int
+    start: int
 
 
 class StoreWriter:
-    """A store in the making. Until `finish`, nothing that can be opened exists.
+    """A store in the making, or one that grows.
 
     Blocks are reserved in order (`reserve`) and may then be written from any thread (`write`): their bytes, and so
-    the whole store, do not depend on who wrote when. Leaving the `with` without `finish` removes what was begun.
+    the whole store, do not depend on who wrote when. Nothing that can be opened changes before `finish`. Leaving the
+    `with` without it keeps what was written, and the next writer of the same store finds it in `found`.
+
+    append: a store that is there gets new rows at its end; else it is an error that there is one.
     """
 
-    def __init__(self, path: Path, layers: Mapping[str, int]) -> None:
+    def __init__(
+        self, path: Path, layers: Mapping[str, int], *, append: bool = False, progress: Progress = silent
+    ) -> None:
         self.path = path
         self.dims = dict(layers)
-        self.rows = 0
-        self._blocks: list[int] = []
-        self._sums: dict[str, dict[int, str]] = {name: {} for name in layers}
-        self._ids: dict[int, npt.NDArray[np.int64]] = {}
+        self.append = append
+        self.base: Manifest | None = None
+        self.rows = self.resumed = 0
+        self.found: dict[str, Written] = {}
+        self.marks: dict[str, dict[str, Any]] = {}
+        self._progress = progress
+        self._blocks: list[Written | None] = []
         self._quarantine: list[bytes] = []
-        self._handles: dict[str, int] = {}
+        self._query_sets: dict[str, QuerySet] = {}
+        self._files: dict[str, RowsFile] = {}
+        self._sorted: tuple[str, ...] = ()
+        self._done = self._discarded = False
 
     def __enter__(self) -> Self:
-        """Take the folder for this process alone and open the parts."""
+        """Take the folder for this process alone, open the files, and see what an interrupted run left."""
         with disk_errors(self.path):
             self._new_folder = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = self._take_lock()
+            self._lock = take_lock(self.path)
             try:
-                for name in self.dims:
-                    part = part_of(self.path / f"{name}.npy")
-                    self._handles[name] = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+                commit.finish_pending(self.path)
+                self._look()
+                job = {"layers": self.dims, "base": self.base.digest if self.base else ""}
+                self._journal = journal.Journal(self.path, job)
+                try:
+                    self._open()
+                    self._find()
+                except BaseException:
+                    self._close()
+                    raise
             except BaseException:
-                self._let_go()
+                os.close(self._lock)
                 raise
         return self
 
-    def _take_lock(self) -> int:
-        """The handle of `.lock`, locked; StoreError when somebody has it, or the folder is not ours to write."""
-        file = self.path / ".lock"
-        begun_before = file.exists()
-        handle = -1
-        try:
-            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who ends without a store removes the file, and a folder it made: what was locked may be gone by now.
-            if not os.path.samestat(os.fstat(handle), file.stat()):
-                raise FileNotFoundError
-        except (BlockingIOError, FileNotFoundError):
-            if handle >= 0:
-                os.close(handle)
-            raise StoreError(f"{self.path}: another mirsearch is writing here. Wait for it to end.") from None
-        taken = [name for name in self._names() if (self.path / name).exists()]
+    def _look(self) -> None:
+        """Accept the folder or refuse it: a store to append to, an interrupted run, or nothing of ours."""
         problem = ""
-        if (self.path / "manifest.json").exists():  # looked at under the lock: it may have been finished just now
-            problem = "already holds a store. Name another folder with --store, or remove this one first"
-        elif taken and not begun_before:
-            problem = f"holds {taken[0]}, which no ingest began. Name another folder with --store"
+        if (self.path / "manifest.json").exists():
+            if self.append:
+                self.base = read_manifest(self.path)
+                dims = {name: layer.dim for name, layer in self.base.layers.items()}
+                if dims != self.dims:
+                    problem = f"holds layers {_named(dims)}, expected {_named(self.dims)}. Name another folder"
+            else:
+                problem = "already holds a store. Name another folder with --store, or remove this one first"
+        elif not (self.path / journal.NAME).exists():
+            names = [*(f"{name}.npy" for name in (*self.dims, IDS)), _QUARANTINE]
+            taken = [name for name in names if (self.path / name).exists()]
+            if taken:
+                problem = f"holds {taken[0]}, which no ingest began. Name another folder with --store"
         if problem:
-            if not begun_before:
-                file.unlink()
-            os.close(handle)
             raise StoreError(f"{self.path}: {problem}.")
-        return handle
+        self.rows = self.base.rows if self.base else 0
 
-    def _names(self) -> list[str]:
-        """The files of a store, the manifest last."""
-        return [*(f"{name}.npy" for name in self.dims), "photo_ids.npy", "quarantine.jsonl", "manifest.json"]
+    @property
+    def header_bytes(self) -> int:
+        """Length of the header of every row file."""
+        return self.base.header_bytes if self.base else npy.PAGE
 
-    def reserve(self, rows: int) -> tuple[int, int]:
-        """Take the next `rows` rows: (number of the block, first row). Call in the order of the rows."""
-        block, start = len(self._blocks), self.rows
-        self._blocks.append(rows)
+    def _row_bytes(self, name: str) -> int:
+        return 8 if name == IDS else self.dims[name] * 4
+
+    def _open(self) -> None:
+        for name in self.dims:
+            file = self.path / f"{name}.npy"
+            self._files[name] = RowsFile(file if self.base else part_of(file), create=self.base is None)
+        ids = self._files[IDS] = RowsFile(part_of(self.path / f"{IDS}.npy"), create=True)
+        if self.base:
+            ids.write(memoryview((self.path / f"{IDS}.npy").read_bytes()), 0)
+
+    def _find(self) -> None:
+        """Read every block of the journal against its checksums: what matches need not be written again."""
+        blocks = {line["key"]: line for line in self._journal.entries if "key" in line}
+        self.marks = {line["mark"]: line for line in self._journal.entries if "mark" in line}
+        with ThreadPoolExecutor(cpu_threads()) as pool:
+            for done, (key, line) in enumerate(zip(blocks, pool.map(self._intact, blocks.values()), strict=True), 1):
+                self._progress("look at what is there", done, len(blocks), unit="blocks")
+                if line:
+                    self.found[key] = line
+
+    def _intact(self, line: Mapping[str, Any]) -> Written | None:
+        for name, expected in line["sums"].items():
+            size = self._row_bytes(name)
+            data = self._files[name].read(line["rows"] * size, self.header_bytes + line["start"] * size)
+            if digest(data) != expected:
+                return None
+        return Written(start=line["start"], rows=line["rows"], sums=line["sums"], refused=line["refused"])
+
+    def reserve(self, rows: int) -> Place:
+        """Take the next `rows` rows. Call in the order of the rows."""
+        place = Place(len(self._blocks), self.rows)
+        self._blocks.append(None)
         self.rows += rows
-        return block, start
+        return place
+
+    def keep(self, written: Written) -> None:
+        """Take over the next block as an interrupted run left it, which `found` says. Call in the order of the rows."""
+        if written.start != self.rows:
+            raise AssertionError(f"block at row {written.start}, expected {self.rows}")
+        self._blocks.append(written)
+        self.rows += written.rows
+        self.resumed += written.rows
 
     def write(
         self,
-        place: tuple[int, int],
+        place: Place,
         photo_ids: npt.NDArray[np.int64],
         layers: Mapping[str, npt.NDArray[np.float32]],
+        *,
+        key: str = "",
+        refused: Sequence[Any] = (),
     ) -> None:
-        """Write one reserved block: ids (r,) int64 and each layer (r, dim) float32, C order."""
-        block, start = place
-        self._ids[block] = photo_ids
-        for name, rows in layers.items():
+        """Write one reserved block: ids (r,) int64 and each layer (r, dim) float32, C order.
+
+        key: the name under which `found` has the block when the job is interrupted, with what was refused beside it.
+        """
+        sums: dict[str, str] = {}
+        for name, rows in [*layers.items(), (IDS, np.asarray(photo_ids, "<i8"))]:
             data = np.ascontiguousarray(rows).data.cast("B")
-            self._sums[name][block] = digest(data)
-            offset = npy.HEADER_BYTES + start * rows.shape[1] * 4
-            write_at(self._handles[name], data, offset)
-            start_writeback(self._handles[name], offset, len(data))
+            sums[name] = digest(data)
+            self._files[name].write(data, self.header_bytes + place.start * self._row_bytes(name))
+        self._blocks[place.block] = Written(start=place.start, rows=len(photo_ids), sums=sums)
+        if key:
+            line = {"key": key, "start": place.start, "rows": len(photo_ids), "sums": sums, "refused": list(refused)}
+            self._journal.add(line)
+
+    def mark(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Note that a part of the job is done, for `marks` of the next run should this one be interrupted."""
+        self._journal.add({"mark": name, **facts})
+
+    def ids(self) -> npt.NDArray[np.int64]:
+        """The ids (rows,) of all rows so far, written ones and those that were there before."""
+        return np.frombuffer(self._files[IDS].read(self.rows * 8, self.header_bytes), "<i8").astype(np.int64)
+
+    def row(self, layer: str, number: int) -> npt.NDArray[np.float32]:
+        """One row (dim,) that was written or was there before."""
+        size = self._row_bytes(layer)
+        return np.frombuffer(self._files[layer].read(size, self.header_bytes + number * size), "<f4")
 
     def quarantine(self, line: bytes) -> None:
         """Add one JSON line to `quarantine.jsonl`."""
         self._quarantine.append(line)
 
-    def finish(self, sources: Sequence[str]) -> Manifest:
-        """Flush and rename everything, the manifest last."""
+    def discard(self) -> None:
+        """Leave nothing behind when the `with` ends without `finish`."""
+        self._discarded = True
+
+    def query_set(
+        self,
+        layer: str,
+        queries: npt.NDArray[np.float32],
+        neighbors: npt.NDArray[np.int64],
+        distances: npt.NDArray[np.float32] | None,
+        metric: str,
+    ) -> None:
+        """Keep queries (q, dim) of a layer with the photo ids (q, k) of their true neighbours, nearest first.
+
+        distances: (q, k) as they were given, or None. metric: cosine, ip or l2.
+        """
+        arrays: dict[str, npt.NDArray[Any]] = {"queries": np.asarray(queries, "<f4")}
+        arrays["neighbors"] = np.asarray(neighbors, "<i8")
+        if distances is not None:
+            arrays["distances"] = np.asarray(distances, "<f4")
+        files = {kind: f"{kind}-{layer}.npy" for kind in arrays}
+        sums = {}
         with disk_errors(self.path):
-            blocks = range(len(self._blocks))
-            ids = np.concatenate([self._ids[i] for i in blocks]) if self._blocks else np.empty(0, np.int64)
-            for name, dim in self.dims.items():
-                write_at(self._handles[name], memoryview(npy.header((self.rows, dim), "<f4")), 0)
-                os.close(self._handles.pop(name))
-                publish(self.path / f"{name}.npy")
-            write_whole(self.path / "photo_ids.npy", npy.header((self.rows,), "<i8") + ids.astype("<i8").tobytes())
-            lines = b"".join(self._quarantine)
-            write_whole(self.path / "quarantine.jsonl", lines)
-            flush_folder(self.path)
-            manifest = Manifest(
-                engine_version=VERSION,
-                rows=self.rows,
-                layers={
-                    name: Layer(file=f"{name}.npy", dim=dim, xxh3=[self._sums[name][i] for i in blocks])
-                    for name, dim in self.dims.items()
-                },
-                block_rows=list(self._blocks),
-                photo_ids_xxh3=digest(ids),
-                sources=list(sources),
-                quarantined=len(self._quarantine),
-                quarantine_xxh3=digest(lines),
-            )
-            write_manifest(self.path, manifest)
-        return manifest
+            for kind, array in arrays.items():
+                data = np.ascontiguousarray(array)
+                sums[files[kind]] = digest(data)
+                header = npy.header(data.shape, data.dtype.str, self.header_bytes)
+                self._write_part(files[kind], header + data.tobytes())
+        self._query_sets[layer] = QuerySet.model_validate(
+            {"count": len(queries), "k": neighbors.shape[1], "metric": metric, "state": "0" * 16, "xxh3": sums, **files}
+        )
+
+    def sort(self) -> None:
+        """Put the rows of a new store in ascending order of photo id, if they are not: one more copy of them all."""
+        ids = self.ids()
+        if self.base or (np.diff(ids) > 0).all():
+            return
+        with disk_errors(self.path):
+            files = {name: (self._files[name], self._row_bytes(name)) for name in (*self.dims, IDS)}
+            blocks = sorted_copy(self.path, files, ids, self.header_bytes, self._progress)
+        self._blocks = [Written(start=start, rows=rows, sums=sums) for start, rows, sums in blocks]
+        for name in self._files:
+            self._files[name].close()
+            self._files[name] = RowsFile(self.path / f"{name}.sorted.part", create=False)
+        self._sorted = tuple(self._files)
+
+    def finish(self, sources: Sequence[str]) -> Manifest:
+        """Flush everything and make it valid in one step. With nothing new, a store that was there stays as it is."""
+        blocks = [block for block in self._blocks if block is not None]
+        if len(blocks) != len(self._blocks):
+            raise AssertionError("a block was reserved and never written")
+        with disk_errors(self.path):
+            lines = self._quarantine_lines()
+            if self.base and not blocks and not self._query_sets and len(lines) == self.base.quarantined:
+                self._discarded = True
+                return self.base
+            manifest = self._manifest(blocks, lines, sources)
+            for name, file in self._files.items():
+                if name == IDS or not self.base:
+                    shape = (self.rows,) if name == IDS else (self.rows, self.dims[name])
+                    dtype = "<i8" if name == IDS else "<f4"
+                    file.write(memoryview(npy.header(shape, dtype, self.header_bytes)), 0)
+                    file.truncate(self.header_bytes + self.rows * self._row_bytes(name))
+                file.sync()
+            self._write_part(_QUARANTINE, b"".join(lines))
+            self._write_part("manifest.json", document_bytes(manifest.model_dump(mode="json")))
+            commit.commit(self.path, self._steps(manifest))
+            self._done = True
+        return read_manifest(self.path)
+
+    def _write_part(self, name: str, data: bytes) -> None:
+        with part_of(self.path / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _quarantine_lines(self) -> list[bytes]:
+        """The lines that were there, and the new ones that were not."""
+        before = (self.path / _QUARANTINE).read_bytes().splitlines(keepends=True) if self.base else []
+        return list(dict.fromkeys([*before, *self._quarantine]))
+
+    def _manifest(self, blocks: Sequence[Written], lines: Sequence[bytes], sources: Sequence[str]) -> Manifest:
+        base = self.base
+        ids_sum = digest(self.ids())
+        block_rows = [*(base.block_rows if base else ()), *(block.rows for block in blocks)]
+        layers = {}
+        for name, dim in self.dims.items():
+            before = base.layers[name].xxh3 if base else []
+            layers[name] = Layer(file=f"{name}.npy", dim=dim, xxh3=[*before, *(block.sums[name] for block in blocks)])
+        state = row_state(ids_sum, block_rows, layers) if blocks or not base else base.state
+        sets = {name: known.model_copy(update={"state": state}) for name, known in self._query_sets.items()}
+        return Manifest(
+            engine_version=VERSION,
+            rows=self.rows,
+            layers=layers,
+            block_rows=block_rows,
+            photo_ids_xxh3=ids_sum,
+            sources=list(dict.fromkeys([*(base.sources if base else ()), *sources])),
+            quarantined=len(lines),
+            quarantine_xxh3=digest(b"".join(lines)),
+            header_bytes=4096 if self.header_bytes == npy.PAGE else 128,
+            state=state,
+            removed=base.removed if base else None,
+            query_sets={**(base.query_sets if base else {}), **sets},
+        )
+
+    def _steps(self, manifest: Manifest) -> list[commit.Step]:
+        steps: list[commit.Step] = []
+        for name, dim in self.dims.items():
+            if self.base:
+                header = manifest.header_bytes
+                steps.append(commit.Header(file=f"{name}.npy", rows=self.rows, dim=dim, header_bytes=header))
+            else:
+                steps.append(self._rename(name))
+        steps.append(self._rename(IDS))
+        for known in self._query_sets.values():
+            files = (known.queries, known.neighbors, known.distances)
+            steps += [commit.Rename(file=file) for file in files if file]
+        steps += [commit.Rename(file=_QUARANTINE), commit.Rename(file="manifest.json")]
+        leftovers = [f"{name}.npy{PART}" for name in self._sorted]
+        return [*steps, *(commit.Delete(file=file) for file in leftovers), commit.Delete(file=journal.NAME)]
+
+    def _rename(self, name: str) -> commit.Rename:
+        return commit.Rename(file=f"{name}.npy", part=f"{name}.sorted{PART}" if self._sorted else None)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of the folder; without a manifest, what was begun is removed."""
-        self._let_go()
-
-    def _let_go(self) -> None:
-        for handle in self._handles.values():
-            os.close(handle)
-        self._handles.clear()
-        if not (self.path / "manifest.json").exists():
-            for name in self._names():
-                (self.path / name).unlink(missing_ok=True)
-                (self.path / (name + PART)).unlink(missing_ok=True)
-            (self.path / ".lock").unlink(missing_ok=True)
-            if self._new_folder:
-                with suppress(OSError):
-                    self.path.rmdir()
+        """Let go of the folder. Not finished: what was written stays for the next run, unless there is nothing."""
+        written = any(self._blocks) or bool(self.found)
+        pending = (self.path / commit.NAME).exists()
+        if not self._done and not pending and (self._discarded or not written):
+            self._clean()
+        self._close()
+        if not self._done and not pending and self._new_folder and (self._discarded or not written):
+            (self.path / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):
+                self.path.rmdir()
         os.close(self._lock)
+
+    def _clean(self) -> None:
+        """Remove what was begun, and leave the store that was there as it was."""
+        for name in self.dims:
+            if self.base:
+                self._files[name].truncate(self.header_bytes + self.base.rows * self._row_bytes(name))
+        for part in _parts(self.path, [*self.dims, IDS, *self._query_names()]):
+            part.unlink(missing_ok=True)
+        (self.path / journal.NAME).unlink(missing_ok=True)
+
+    def _query_names(self) -> list[str]:
+        return [f"{kind}-{layer}" for layer in self._query_sets for kind in ("queries", "neighbors", "distances")]
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._journal.close()
+
+
+def _parts(store: Path, names: Iterable[str]) -> list[Path]:
+    """Everything that a writer may have left aside."""
+    parts = [part_of(store / file) for file in (_QUARANTINE, "manifest.json", commit.NAME)]
+    for name in names:
+        parts += [part_of(store / f"{name}.npy"), store / f"{name}.sorted{PART}"]
+    return parts
+
+
+def _named(dims: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({dim})" for name, dim in dims.items())

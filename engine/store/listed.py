@@ -1,0 +1,25 @@
+"""What the finders of sources share: refusals, and names kept as one run of bytes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A file that was set aside: where it lies, its photo id if the name has one, and why."""
+
+    source: str
+    photo_id: int | None
+    reason: str
+
+
+def name_of(names: npt.NDArray[np.uint8], start: int) -> bytes:
+    """The name that begins at `start` and ends before the next zero byte."""
+    size = 256
+    while True:
+        piece = names[start : start + size].tobytes()
+        if (end := piece.find(b"\0")) >= 0 or start + size >= len(names):
+            return piece[:end] if end >= 0 else piece
+        size *= 4
