@@ -70,7 +70,7 @@ def known_layer(store: Path, layer: str | None) -> str:
         raise InputError(f"--layer: which? This store has {', '.join(sorted(layers))}")
     layer = layer or ("fc7" if "fc7" in layers else next(iter(layers)))
     if layer not in layers:
-        raise InputError(f"--layer {layer}: this store has {', '.join(sorted(layers))}")
+        raise InputError(f"layer {layer!r}: this store has {', '.join(sorted(layers))}")
     return layer
 
 
