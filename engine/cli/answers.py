@@ -93,7 +93,7 @@ def print_tables(stream: Iterator[Answer], heading: Heading) -> None:
             [rank, found["photo_id"], f"{found['score']:.4f}", *([found["picture"]] if heading.images else [])]
             for rank, found in enumerate(neighbors, 1)
         ]
-        console.print(title, markup=False, style="bold")
+        console.print(title, style="bold")
         if rows:
             say_table(columns, rows)
         else:
@@ -134,7 +134,7 @@ def write_parquet(stream: Iterator[Answer], heading: Heading, out: Path, *, as_j
     if as_json:
         say_json(facts | {"out": str(out), "queries_answered": queries, "rows": written})
     else:
-        console.print(f"{written:,} neighbours of {queries:,} queries in {out}", markup=False)
+        console.print(f"{written:,} neighbours of {queries:,} queries in {out}")
 
 
 def _columns(answer: Answer) -> dict[str, Any]:

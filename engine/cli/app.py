@@ -1,30 +1,72 @@
 """`mirsearch VERB`: the Typer application, and the one place where errors become a line and an exit code.
 
+A verb's module is imported when that verb runs, or when the help of all is asked for.
+
 0 done, 1 the user can act (one line, no traceback), 2 wrong usage, 3 finished but something was refused or a check
 failed, 130 interrupted.
 """
 
 import errno
+import importlib
 import json
 import os
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from engine.cli import build, care, collection, demo, judge, query
 from engine.cli.console import err
 from engine.errors import EngineError
-from engine.store.durable import disk_errors
+
+# Where each verb's function is, in the order of the help.
+VERBS = {
+    "synth": "collection:synth",
+    "ingest": "collection:ingest",
+    "build": "build:build",
+    "query": "query:query",
+    "bench": "judge:bench",
+    "dedup": "judge:dedup",
+    "import": "transfer:import_",
+    "export": "transfer:export",
+    "info": "care:info",
+    "verify": "care:verify",
+    "doctor": "care:doctor",
+    "demo": "demo:demo",
+}
+
+
+class _Commands(Mapping[str, Any]):
+    """The command of each verb, made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, verb: str) -> Any:
+        if verb not in self._made:
+            module, function = VERBS[verb].split(":")
+            alone = typer.Typer(add_completion=False, **_LOOKS)
+            alone.command(verb)(getattr(importlib.import_module(f"engine.cli.{module}"), function))
+            self._made[verb] = typer.main.get_command(alone)
+        return self._made[verb]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
 
 
 class _Verbs(TyperGroup):
     """Runs a verb and turns what went wrong into one line."""
 
     _json = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: Any = _Commands()
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run the command line, and remember whether an error must be a JSON document too."""
@@ -35,7 +77,7 @@ class _Verbs(TyperGroup):
     def _fail(self, message: str) -> NoReturn:
         if self._json:
             sys.stdout.write(json.dumps({"error": message}) + "\n")
-        err.print(f"mirsearch: {message}", markup=False, style="red")
+        err.print(f"mirsearch: {message}", style="red")
         raise SystemExit(1)
 
     def invoke(self, context: Any) -> Any:
@@ -49,7 +91,7 @@ class _Verbs(TyperGroup):
         except KeyboardInterrupt:
             if self._json:
                 sys.stdout.write(json.dumps({"error": "interrupted"}) + "\n")
-            err.print("Interrupted. Nothing half-written was kept; run the same command again.", markup=False)
+            err.print("Interrupted. Nothing half-written was kept; run the same command again.")
             raise SystemExit(130) from None
         except BrokenPipeError:
             # Whoever read our output has seen enough, as `head` does.
@@ -79,6 +121,8 @@ def _forget_output() -> None:
 
 def _plain(error: OSError) -> str:
     """An error of the operating system that no file's reader or writer has put in words."""
+    from engine.store.durable import disk_errors
+
     try:
         with disk_errors(Path(str(error.filename or "disk"))):
             raise error
@@ -88,17 +132,19 @@ def _plain(error: OSError) -> str:
         return f"{error.filename or 'system'}: {error.strerror or error}"
 
 
+_LOOKS: Any = {"pretty_exceptions_enable": False, "rich_markup_mode": "markdown"}
 app = typer.Typer(
     cls=_Verbs,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    **_LOOKS,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         sys.stdout.write(f"mirsearch {version('mirsearch')}\n")
         raise typer.Exit
 
@@ -114,18 +160,3 @@ def about(
     From `.dat` files to neighbours, benchmark and duplicates; `mirsearch demo` shows all of it on a sample.
     """
     del show_version
-
-
-for verb in (
-    collection.synth,
-    collection.ingest,
-    build.build,
-    query.query,
-    judge.bench,
-    judge.dedup,
-    care.info,
-    care.verify,
-    care.doctor,
-    demo.demo,
-):
-    app.command()(verb)

@@ -1,6 +1,6 @@
 """`build`: indices over the layers of a store."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -9,7 +9,6 @@ from engine.cli.options import (
     DeviceOption,
     JsonOption,
     NameOption,
-    Store,
     StoreArgument,
     chosen,
     device_facts,
@@ -17,8 +16,9 @@ from engine.cli.options import (
     settle,
 )
 from engine.errors import InputError
-from engine.index.build import BuildReport, build_index
-from engine.index.spec import IndexSpec
+
+if TYPE_CHECKING:
+    from engine.index.build import BuildReport
 
 PHASES = ("pca", "train", "reduce", "add", "codes", "write", "flush")
 
@@ -44,6 +44,10 @@ def build(
 
     Example: `mirsearch build store --layer fc7 --metric cosine`
     """
+    from engine.index.build import build_index
+    from engine.index.spec import IndexSpec
+    from engine.store.store import Store
+
     settled = settle(device)
     opened = Store.open(store)
     layers = sorted(opened.layers) if layer == "all" else [layer]
@@ -66,7 +70,7 @@ def build(
         say_next(["query", store, *which, "--photo", opened.photo_ids[0], "-k", 10], ["bench", store, *which])
 
 
-def describe(report: BuildReport) -> list[tuple[str, object]]:
+def describe(report: "BuildReport") -> list[tuple[str, object]]:
     """The lines that say what an index is."""
     spec, training = report.manifest.spec, report.manifest.training
     if not spec.lists:
@@ -87,7 +91,7 @@ def describe(report: BuildReport) -> list[tuple[str, object]]:
     ]
 
 
-def _say(report: BuildReport, device: tuple[str, object]) -> None:
+def _say(report: "BuildReport", device: tuple[str, object]) -> None:
     total = report.bytes_per_photo * report.manifest.rows
     did = "is there already (--force builds it again)" if report.reused else f"built in {report.seconds:.1f} s"
     say_facts(
@@ -96,7 +100,7 @@ def _say(report: BuildReport, device: tuple[str, object]) -> None:
     )
 
 
-def _document(report: BuildReport) -> dict[str, Any]:
+def _document(report: "BuildReport") -> dict[str, Any]:
     return {
         "path": str(report.path),
         "reused": report.reused,

@@ -4,18 +4,19 @@ import json
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli.build import describe
 from engine.cli.console import Reporter, err, out, say_facts, say_json, size
-from engine.cli.options import JsonOption, Store, StoreArgument
+from engine.cli.options import JsonOption, StoreArgument
 from engine.errors import EngineError, StoreError
-from engine.index.build import BuildReport
-from engine.index.manifest import IndexManifest, read_index_manifest
-from engine.index.verify import index_folders, verify_index
-from engine.store.verify import Damage, VerifyReport, verify_store
+
+if TYPE_CHECKING:
+    from engine.index.manifest import IndexManifest
+    from engine.store.store import Store
+    from engine.store.verify import VerifyReport
 
 
 def info(store: StoreArgument, json_: JsonOption = False) -> None:
@@ -23,6 +24,10 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
 
     Example: `mirsearch info store`
     """
+    from engine.index.build import BuildReport
+    from engine.index.verify import index_folders
+    from engine.store.store import Store
+
     opened = Store.open(store)
     indices = {folder.name: _index(folder) for folder in index_folders(store)}
     if json_:
@@ -45,8 +50,8 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
     )
     for name, found in indices.items():
         if isinstance(found, str):
-            out.print(f"[bold]Index {name}[/bold]")
-            out.print(f"  unusable: {found}", markup=False)
+            out.print(f"Index {name}", style="bold")
+            out.print(f"  unusable: {found}")
             continue
         report = BuildReport(path=store / "indices" / name, manifest=found, seconds=0)
         lines = [
@@ -59,7 +64,9 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
         say_facts(f"Index {name}", lines)
 
 
-def _index(folder: Path) -> IndexManifest | str:
+def _index(folder: Path) -> "IndexManifest | str":
+    from engine.index.manifest import read_index_manifest
+
     try:
         return read_index_manifest(folder)
     except EngineError as error:
@@ -78,7 +85,7 @@ def _quarantine(store: Path, count: int) -> str:
     return f"{count:,} files ({common})"
 
 
-def _document(store: Store, indices: dict[str, IndexManifest | str]) -> dict[str, Any]:
+def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict[str, Any]:
     manifest = store.manifest
     return {
         "path": str(store.path),
@@ -113,6 +120,8 @@ def verify(store: StoreArgument, json_: JsonOption = False) -> None:
 
     Example: `mirsearch verify store`
     """
+    from engine.index.verify import index_folders, verify_index
+
     with Reporter() as progress:
         reports = [_verify_store(store, progress)]
         reports += [verify_index(folder, progress=progress) for folder in index_folders(store)]
@@ -137,13 +146,15 @@ def verify(store: StoreArgument, json_: JsonOption = False) -> None:
             rows = f" rows {item.rows[0]:,} to {item.rows[1] - 1:,}" if item.rows else ""
             photos = f" (photos {item.photo_ids[0]} to {item.photo_ids[1]})" if item.photo_ids else ""
             where = f"{path / item.file}:{rows}{photos} " if item.file else ""
-            err.print(f"{where}{item.reason}", markup=False, style="red")
+            err.print(f"{where}{item.reason}", style="red")
     if damage:
         raise typer.Exit(3)
 
 
-def _verify_store(store: Path, progress: Reporter) -> VerifyReport:
+def _verify_store(store: Path, progress: Reporter) -> "VerifyReport":
     """The store's report; a manifest, header or id file that is damaged is damage like any other."""
+    from engine.store.verify import Damage, VerifyReport, verify_store
+
     try:
         return verify_store(store, progress=progress)
     except StoreError as error:
@@ -170,7 +181,7 @@ def doctor(
     else:
         say_facts("This machine", list(found.facts.items()))
         for problem in found.problems:
-            err.print(f"! {problem}", markup=False, style="red")
+            err.print(f"! {problem}", style="red")
         if not found.problems:
             out.print("No problems found.")
     if found.problems:

@@ -1,19 +1,49 @@
 """What the user sees: progress on standard error, the summary or one JSON document on standard output."""
 
 import json
+import os
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class Stream:
+    """Standard output or standard error, whichever file that is at the time; in colour where a person reads it.
+
+    In place of rich's Console, whose import takes longer than many a verb: it is needed for bars alone.
+    """
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
+
+    @property
+    def _file(self) -> TextIO:
+        file: TextIO = getattr(sys, self._name)
+        return file
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads it; FORCE_COLOR in the environment says so of a file too."""
+        return bool(os.environ.get("FORCE_COLOR")) or self._file.isatty()
+
+    def print(self, text: str = "", *, style: Literal["", "bold", "red", "yellow"] = "") -> None:
+        """Write a line. No markup: what stands between brackets may be the name of a file."""
+        if style and self.is_terminal and os.environ.get("TERM") != "dumb":
+            code = "1" if style == "bold" else "" if os.environ.get("NO_COLOR") else _COLOURS[style]
+            text = f"\x1b[{code}m{text}\x1b[0m" if code else text
+        self._file.write(text + "\n")
+        self._file.flush()
+
+
+_COLOURS = {"red": "31", "yellow": "33"}
+out, err = Stream("stdout"), Stream("stderr")
 
 _PLAIN_EVERY = 10.0  # seconds between lines where standard error is a file
 
@@ -33,15 +63,7 @@ class Reporter:
     def __enter__(self) -> Self:
         """Begin to show progress."""
         if err.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=32),
-                TextColumn("{task.fields[counts]}"),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[detail]}"),
-            )
-            self._bars = Progress(*columns, console=err, transient=True)
+            self._bars = _bars()
             self._bars.start()
         self._said = time.monotonic()
         return self
@@ -60,7 +82,7 @@ class Reporter:
         if self._bars is None:
             if now - self._said >= _PLAIN_EVERY:
                 self._said = now
-                err.print(f"{phase}: {_counts(done, total, unit, now - started)} {detail}".rstrip(), markup=False)
+                err.print(f"{phase}: {_counts(done, total, unit, now - started)} {detail}".rstrip())
             return
         if phase not in self._tasks:
             for task in self._tasks.values():
@@ -68,6 +90,23 @@ class Reporter:
             self._tasks[phase] = self._bars.add_task(phase, total=total or None, counts="", detail="")
         counts = _counts(done, total, unit, now - started)
         self._bars.update(self._tasks[phase], completed=done, total=total or None, counts=counts, detail=detail)
+
+
+def _bars() -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=32),
+        TextColumn("{task.fields[counts]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=Console(stderr=True, highlight=False, soft_wrap=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # or else answers that go to a file would be printed above the bars
+    )
 
 
 def _counts(done: int, total: int, unit: str, seconds: float) -> str:
@@ -86,9 +125,9 @@ def say_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
     """A title and aligned lines of what was done."""
     lines = [(name, str(value)) for name, value in facts]
     width = max((len(name) for name, _ in lines), default=0)
-    out.print(f"[bold]{title}[/bold]")
+    out.print(title, style="bold")
     for name, value in lines:
-        out.print(f"  {name:<{width}}  {value}", markup=False)
+        out.print(f"  {name:<{width}}  {value}")
 
 
 def say_next(*commands: Sequence[object]) -> None:
@@ -96,7 +135,7 @@ def say_next(*commands: Sequence[object]) -> None:
     name = "mirsearch" if shutil.which("mirsearch") else sys.argv[0]
     out.print("\nNext:")
     for command in commands:
-        out.print("  " + shlex.join([name, *map(str, command)]), markup=False)
+        out.print("  " + shlex.join([name, *map(str, command)]))
 
 
 def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -112,14 +151,14 @@ def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         )
         return "  ".join(padded).rstrip()
 
-    out.print(line(columns), markup=False, style="bold")
+    out.print(line(columns), style="bold")
     for row in cells:
-        out.print(line(row), markup=False)
+        out.print(line(row))
 
 
 def warn(text: str) -> None:
     """One line on standard error."""
-    err.print(text, markup=False, style="yellow")
+    err.print(text, style="yellow")
 
 
 def size(count: float) -> str:

@@ -40,9 +40,9 @@ def demo(
             ),
         ],
     )
-    out.print(f"\n[bold]Nearest to photo {report.query}[/bold]")
-    out.print("  " + ", ".join(f"{photo} ({score:.3f})" for photo, score in report.neighbors[:5]), markup=False)
-    out.print("\n[bold]Index fc7 against exact search[/bold]")
+    out.print(f"\nNearest to photo {report.query}", style="bold")
+    out.print("  " + ", ".join(f"{photo} ({score:.3f})" for photo, score in report.neighbors[:5]))
+    out.print("\nIndex fc7 against exact search", style="bold")
     say_table(BENCH_COLUMNS, [bench_row(point) for point in report.bench["points"]])
     out.print("* no other point is both more accurate and faster\n")
     say_facts(

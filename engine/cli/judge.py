@@ -20,8 +20,6 @@ from engine.cli.options import (
     settle,
 )
 from engine.errors import InputError
-from engine.index.search import Index
-from engine.store.durable import disk_errors
 
 
 def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
@@ -56,7 +54,9 @@ def bench(
 
     Example: `mirsearch bench store --layer fc7 --probes 16,32,64,128`
     """
+    from engine.index.search import Index
     from engine.jobs.bench import BenchSpec, run_bench, write_bench
+    from engine.store.durable import disk_errors
 
     grid = {"probes": _numbers(probes, "--probes"), "rerank": _numbers(rerank, "--rerank")}
     spec = make_spec(BenchSpec, queries=queries, k=k, seed=seed, repeats=repeats, **grid)
@@ -136,6 +136,7 @@ def dedup(
     """
     import json
 
+    from engine.index.search import Index
     from engine.jobs.dedup import DedupSpec, find_duplicates, score_against_truth
     from engine.jobs.report import check_outputs, write_duplicates
 

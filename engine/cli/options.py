@@ -1,20 +1,18 @@
-"""Arguments and options that several verbs share, and how specifications are made from them."""
+"""Arguments and options that several verbs share, and how specifications are made from them.
+
+What it takes to run a verb is imported by the functions that need it: the help of all verbs imports this module.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from pydantic import BaseModel, ValidationError
 
 from engine.errors import InputError
-from engine.index.build import check_name
-from engine.index.device import settle
-from engine.index.manifest import read_index_manifest
-from engine.store.commit import settle_store
-from engine.store.manifest import read_manifest
-from engine.store.store import Store
-from kernels import Device
+
+if TYPE_CHECKING:
+    from kernels import Device
 
 StoreArgument = Annotated[Path, typer.Argument(metavar="STORE", help="Folder of a store.", show_default=False)]
 LayerOption = Annotated[
@@ -31,11 +29,13 @@ ImagesOption = Annotated[
     Path | None, typer.Option("--images", help="Folder of the pictures (10/103169.jpg).", show_default=False)
 ]
 
-_Spec = TypeVar("_Spec", bound=BaseModel)
+_Spec = TypeVar("_Spec")
 
 
 def make_spec(kind: Callable[..., _Spec], **values: object) -> _Spec:
-    """A specification from options; InputError in one line for the first value that does not fit."""
+    """A specification (a pydantic model) from options; InputError in one line for the first value that does not fit."""
+    from pydantic import ValidationError
+
     try:
         return kind(**values)
     except ValidationError as error:
@@ -44,13 +44,23 @@ def make_spec(kind: Callable[..., _Spec], **values: object) -> _Spec:
         raise InputError(f"{option}{first['msg'].removeprefix('Value error, ')}") from None
 
 
-def device_facts(device: Device) -> tuple[str, str]:
+def settle(device: str, *, needs_faiss: bool = True) -> "Device":
+    """The device that an option means; see `engine.index.device.settle`."""
+    from engine.index import device as devices
+
+    return devices.settle(device, needs_faiss=needs_faiss)
+
+
+def device_facts(device: "Device") -> tuple[str, str]:
     """The device as it stands in every report."""
     return "device", f"{device} ({device.why})" if device.why else str(device)
 
 
 def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str, Path]:
     """The layer that is meant and the folder of its index, which need not exist unless it was named."""
+    from engine.index.build import check_name
+    from engine.index.manifest import read_index_manifest
+
     if name is None:
         layer = known_layer(store, layer)
         return layer, store / "indices" / layer
@@ -64,6 +74,9 @@ def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str,
 
 def known_layer(store: Path, layer: str | None) -> str:
     """The layer that is asked for, or else fc7, or else the only one; InputError names those that the store has."""
+    from engine.store.commit import settle_store
+    from engine.store.manifest import read_manifest
+
     settle_store(store)
     layers = read_manifest(store).layers
     if layer is None and "fc7" not in layers and len(layers) != 1:
@@ -77,6 +90,3 @@ def known_layer(store: Path, layer: str | None) -> str:
 def chosen(layer: str, name: str | None) -> list[str]:
     """The options that mean this index again."""
     return ["--name", name] if name and name != layer else ["--layer", layer]
-
-
-__all__ = ["Store", "chosen", "device_facts", "index_folder", "make_spec", "settle"]

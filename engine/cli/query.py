@@ -1,11 +1,10 @@
 """`query`: the neighbours of photos, files or vectors."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli import answers
 from engine.cli.console import Reporter
 from engine.cli.options import (
     DeviceOption,
@@ -13,18 +12,16 @@ from engine.cli.options import (
     JsonOption,
     LayerOption,
     NameOption,
-    Store,
     StoreArgument,
     index_folder,
     make_spec,
     settle,
 )
 from engine.errors import InputError
-from engine.index.queries import Questions, dat_questions, photo_questions, read_ids, vector_questions
-from engine.index.search import Index
-from engine.index.searcher import Searcher
-from engine.index.spec import SearchSpec
-from kernels import load
+
+if TYPE_CHECKING:
+    from engine.index.queries import Questions
+    from engine.store.store import Store
 
 
 def query(
@@ -65,6 +62,13 @@ def query(
 
     Example: `mirsearch query store --layer fc7 --photo 103169 -k 10`
     """
+    from engine.cli import answers
+    from engine.index.search import Index
+    from engine.index.searcher import Searcher
+    from engine.index.spec import SearchSpec
+    from engine.store.store import Store
+    from kernels import load
+
     if csv and (json_ or out):
         raise InputError("--csv beside --json or --out: choose one")
     settled = settle(device, needs_faiss=not exact)
@@ -90,13 +94,15 @@ def query(
 
 
 def _questions(
-    store: Store,
+    store: "Store",
     layer: str,
     photo: list[int] | None,
     dat: list[Path] | None,
     ids_file: Path | None,
     vectors: Path | None,
-) -> list[Questions]:
+) -> "list[Questions]":
+    from engine.index.queries import dat_questions, photo_questions, read_ids, vector_questions
+
     asked = []
     if photo:
         asked.append(photo_questions(store, layer, photo))
