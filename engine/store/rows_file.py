@@ -66,11 +66,11 @@ class RowsFile:
             pages, offset = pages[written:], offset + written
 
     def _aligned(self, pages: memoryview) -> memoryview:
-        scratch = getattr(self._local, "scratch", None)
+        scratch: np.ndarray[tuple[int], np.dtype[np.uint8]] | None = getattr(self._local, "scratch", None)
         if scratch is None or len(scratch) < len(pages):
             scratch = self._local.scratch = aligned(len(pages))
         scratch[: len(pages)] = pages
-        return memoryview(scratch[: len(pages)])
+        return scratch[: len(pages)].data
 
     def read(self, size: int, offset: int) -> bytes:
         """Up to `size` bytes from `offset`."""

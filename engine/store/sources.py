@@ -116,7 +116,10 @@ class _Search:
         try:
             status = os.stat(path)  # noqa: PTH116
         except OSError as error:
-            self.refuse(path, f"cannot be opened ({error.strerror})", _photo_id(path))
+            if named or path.lower().endswith(b".dat"):
+                self.refuse(path, f"cannot be opened ({error.strerror})", _photo_id(path))
+            else:  # a link that leads nowhere, or round in a circle
+                self.ignored += 1
             return
         if stat.S_ISDIR(status.st_mode):
             self.walk(path)
@@ -180,7 +183,7 @@ class _Search:
             self.seen.add((status.st_dev, status.st_ino))
             found = _scan()(handle)
             # Few folders hold anything else, so a second look at their names costs nothing where it counts.
-            names = os.listdir(handle) if found.ignored else []
+            names = os.listdir(handle) if found.ignored else []  # noqa: PTH208 (an open folder)
             others = [name for name in map(os.fsencode, names) if _ARCHIVE.fullmatch(name)]
         finally:
             os.close(handle)

@@ -1,7 +1,7 @@
 """Writing a store: blocks of rows at their place, checksums beside, everything made valid in one step at the end."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from engine.errors import StoreError
 from engine.progress import Progress, silent
-from engine.store import commit, journal, npy
-from engine.store.durable import PART, disk_errors, part_of
+from engine.store import commit, journal, npy, publish
+from engine.store.durable import disk_errors, part_of
 from engine.store.lock import NAME as LOCK
 from engine.store.lock import take_lock
 from engine.store.manifest import (
@@ -28,12 +28,10 @@ from engine.store.manifest import (
     row_state,
 )
 from engine.store.order import sorted_copy
+from engine.store.publish import IDS
 from engine.store.rows_file import RowsFile
 from engine.version import VERSION
 from kernels.device import cpu_threads
-
-IDS = "photo_ids"
-_QUARANTINE = "quarantine.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,8 @@ class StoreWriter:
 
     Blocks are reserved in order (`reserve`) and may then be written from any thread (`write`): their bytes, and so
     the whole store, do not depend on who wrote when. Nothing that can be opened changes before `finish`. Leaving the
-    `with` without it keeps what was written, and the next writer of the same store finds it in `found`.
+    `with` without it keeps the blocks that have a key, and the next writer of the same store has them in `found`;
+    without any, nothing is left.
 
     append: a store that is there gets new rows at its end; else it is an error that there is one.
     """
@@ -80,17 +79,23 @@ class StoreWriter:
         self._query_sets: dict[str, QuerySet] = {}
         self._files: dict[str, RowsFile] = {}
         self._sorted: tuple[str, ...] = ()
-        self._done = self._discarded = False
+        self._done = self._discarded = self._keyed = False
 
     def __enter__(self) -> Self:
         """Take the folder for this process alone, open the files, and see what an interrupted run left."""
         with disk_errors(self.path):
             self._new_folder = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
+            first = not (self.path / LOCK).exists()
             self._lock = take_lock(self.path)
             try:
                 commit.finish_pending(self.path)
-                self._look()
+                try:
+                    self._look()
+                except StoreError:
+                    if first:
+                        (self.path / LOCK).unlink()
+                    raise
                 job = {"layers": self.dims, "base": self.base.digest if self.base else ""}
                 self._journal = journal.Journal(self.path, job)
                 try:
@@ -116,7 +121,7 @@ class StoreWriter:
             else:
                 problem = "already holds a store. Name another folder with --store, or remove this one first"
         elif not (self.path / journal.NAME).exists():
-            names = [*(f"{name}.npy" for name in (*self.dims, IDS)), _QUARANTINE]
+            names = [*(f"{name}.npy" for name in (*self.dims, IDS)), publish.QUARANTINE]
             taken = [name for name in names if (self.path / name).exists()]
             if taken:
                 problem = f"holds {taken[0]}, which no ingest began. Name another folder with --store"
@@ -195,6 +200,7 @@ class StoreWriter:
         if key:
             line = {"key": key, "start": place.start, "rows": len(photo_ids), "sums": sums, "refused": list(refused)}
             self._journal.add(line)
+            self._keyed = True
 
     def mark(self, name: str, facts: Mapping[str, Any]) -> None:
         """Note that a part of the job is done, for `marks` of the next run should this one be interrupted."""
@@ -233,17 +239,8 @@ class StoreWriter:
         arrays["neighbors"] = np.asarray(neighbors, "<i8")
         if distances is not None:
             arrays["distances"] = np.asarray(distances, "<f4")
-        files = {kind: f"{kind}-{layer}.npy" for kind in arrays}
-        sums = {}
         with disk_errors(self.path):
-            for kind, array in arrays.items():
-                data = np.ascontiguousarray(array)
-                sums[files[kind]] = digest(data)
-                header = npy.header(data.shape, data.dtype.str, self.header_bytes)
-                self._write_part(files[kind], header + data.tobytes())
-        self._query_sets[layer] = QuerySet.model_validate(
-            {"count": len(queries), "k": neighbors.shape[1], "metric": metric, "state": "0" * 16, "xxh3": sums, **files}
-        )
+            self._query_sets[layer] = publish.query_set(self.path, layer, arrays, metric, self.header_bytes)
 
     def sort(self) -> None:
         """Put the rows of a new store in ascending order of photo id, if they are not: one more copy of them all."""
@@ -265,7 +262,7 @@ class StoreWriter:
         if len(blocks) != len(self._blocks):
             raise AssertionError("a block was reserved and never written")
         with disk_errors(self.path):
-            lines = self._quarantine_lines()
+            lines = publish.quarantine_lines(self.path, self.base, self._quarantine)
             if self.base and not blocks and not self._query_sets and len(lines) == self.base.quarantined:
                 self._discarded = True
                 return self.base
@@ -273,30 +270,18 @@ class StoreWriter:
             for name, file in self._files.items():
                 if name == IDS or not self.base:
                     shape = (self.rows,) if name == IDS else (self.rows, self.dims[name])
-                    dtype = "<i8" if name == IDS else "<f4"
-                    file.write(memoryview(npy.header(shape, dtype, self.header_bytes)), 0)
+                    file.write(memoryview(npy.header(shape, "<i8" if name == IDS else "<f4", self.header_bytes)), 0)
                     file.truncate(self.header_bytes + self.rows * self._row_bytes(name))
                 file.sync()
-            self._write_part(_QUARANTINE, b"".join(lines))
-            self._write_part("manifest.json", document_bytes(manifest.model_dump(mode="json")))
-            commit.commit(self.path, self._steps(manifest))
+            publish.write_part(self.path / publish.QUARANTINE, b"".join(lines))
+            publish.write_part(self.path / "manifest.json", document_bytes(manifest.model_dump(mode="json")))
+            steps = publish.steps(manifest, self._query_sets, grown=self.base is not None, in_order=not self._sorted)
+            commit.commit(self.path, [*steps, commit.Delete(file=journal.NAME)])
             self._done = True
         return read_manifest(self.path)
 
-    def _write_part(self, name: str, data: bytes) -> None:
-        with part_of(self.path / name).open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _quarantine_lines(self) -> list[bytes]:
-        """The lines that were there, and the new ones that were not."""
-        before = (self.path / _QUARANTINE).read_bytes().splitlines(keepends=True) if self.base else []
-        return list(dict.fromkeys([*before, *self._quarantine]))
-
     def _manifest(self, blocks: Sequence[Written], lines: Sequence[bytes], sources: Sequence[str]) -> Manifest:
-        base = self.base
-        ids_sum = digest(self.ids())
+        base, ids_sum = self.base, digest(self.ids())
         block_rows = [*(base.block_rows if base else ()), *(block.rows for block in blocks)]
         layers = {}
         for name, dim in self.dims.items():
@@ -319,38 +304,19 @@ class StoreWriter:
             query_sets={**(base.query_sets if base else {}), **sets},
         )
 
-    def _steps(self, manifest: Manifest) -> list[commit.Step]:
-        steps: list[commit.Step] = []
-        for name, dim in self.dims.items():
-            if self.base:
-                header = manifest.header_bytes
-                steps.append(commit.Header(file=f"{name}.npy", rows=self.rows, dim=dim, header_bytes=header))
-            else:
-                steps.append(self._rename(name))
-        steps.append(self._rename(IDS))
-        for known in self._query_sets.values():
-            files = (known.queries, known.neighbors, known.distances)
-            steps += [commit.Rename(file=file) for file in files if file]
-        steps += [commit.Rename(file=_QUARANTINE), commit.Rename(file="manifest.json")]
-        leftovers = [f"{name}.npy{PART}" for name in self._sorted]
-        return [*steps, *(commit.Delete(file=file) for file in leftovers), commit.Delete(file=journal.NAME)]
-
-    def _rename(self, name: str) -> commit.Rename:
-        return commit.Rename(file=f"{name}.npy", part=f"{name}.sorted{PART}" if self._sorted else None)
-
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Let go of the folder. Not finished: what was written stays for the next run, unless there is nothing."""
-        written = any(self._blocks) or bool(self.found)
-        pending = (self.path / commit.NAME).exists()
-        if not self._done and not pending and (self._discarded or not written):
+        given_up = not self._done and (self._discarded or not (self._keyed or self.found))
+        if given_up and not (self.path / commit.NAME).exists():
             self._clean()
+            if not self.base:
+                (self.path / LOCK).unlink(missing_ok=True)
+            if self._new_folder:
+                with suppress(OSError):
+                    self.path.rmdir()
         self._close()
-        if not self._done and not pending and self._new_folder and (self._discarded or not written):
-            (self.path / LOCK).unlink(missing_ok=True)
-            with suppress(OSError):
-                self.path.rmdir()
         os.close(self._lock)
 
     def _clean(self) -> None:
@@ -358,26 +324,15 @@ class StoreWriter:
         for name in self.dims:
             if self.base:
                 self._files[name].truncate(self.header_bytes + self.base.rows * self._row_bytes(name))
-        for part in _parts(self.path, [*self.dims, IDS, *self._query_names()]):
+        for part in publish.leftovers(self.path, self.dims):
             part.unlink(missing_ok=True)
         (self.path / journal.NAME).unlink(missing_ok=True)
-
-    def _query_names(self) -> list[str]:
-        return [f"{kind}-{layer}" for layer in self._query_sets for kind in ("queries", "neighbors", "distances")]
 
     def _close(self) -> None:
         for file in self._files.values():
             file.close()
         self._files.clear()
         self._journal.close()
-
-
-def _parts(store: Path, names: Iterable[str]) -> list[Path]:
-    """Everything that a writer may have left aside."""
-    parts = [part_of(store / file) for file in (_QUARANTINE, "manifest.json", commit.NAME)]
-    for name in names:
-        parts += [part_of(store / f"{name}.npy"), store / f"{name}.sorted{PART}"]
-    return parts
 
 
 def _named(dims: Mapping[str, int]) -> str:

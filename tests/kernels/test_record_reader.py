@@ -8,7 +8,7 @@ import pytest
 
 from engine.store.ingest import ingest
 from engine.store.reader import Block, Reader, RecordReader, open_reader
-from engine.store.sources import Listing, find_dat_files
+from engine.store.sources import Listing, find_sources
 from engine.store.store import Store
 from kernels import Device, load
 from tests.builders import dat_bytes, photo_bytes, photo_layers, write_photo
@@ -61,7 +61,7 @@ def rows_of(reader: Reader, files: Listing, room: int) -> list[Any]:
 def test_reads_what_the_direct_reader_reads(any_kernels, photos):
     pytest.importorskip("numba")
     root, good_ids = photos
-    files = find_dat_files([root])
+    files = find_sources([root]).listing
     ours = rows_of(RecordReader(any_kernels, 64), files, 64)
     theirs = rows_of(open_reader(Device(kind="cpu"), 64), files, 64)
     for mine, direct in zip(ours, theirs, strict=True):
@@ -76,7 +76,7 @@ def test_reads_what_the_direct_reader_reads(any_kernels, photos):
 def test_a_damaged_file_never_shows_the_one_before_it(any_kernels, photos):
     """The buffer still holds the records of the last block: a short or absent file must not pass for one of them."""
     root, _ = photos
-    files = find_dat_files([root])
+    files = find_sources([root]).listing
     reader = RecordReader(any_kernels, 64)
     good = np.flatnonzero(rows_of(reader, files, 64)[0])
     bad = np.flatnonzero(~rows_of(reader, files, 64)[0])
@@ -88,7 +88,7 @@ def test_a_damaged_file_never_shows_the_one_before_it(any_kernels, photos):
 def test_files_that_cannot_be_opened(any_kernels, tmp_path):
     for photo_id in (1, 2, 3):
         write_photo(tmp_path, photo_id)
-    files = find_dat_files([tmp_path])
+    files = find_sources([tmp_path]).listing
     os.unlink(tmp_path / "0" / "2.dat")  # noqa: PTH108 (after it was listed)
     (tmp_path / "0" / "3.dat").unlink()
     (tmp_path / "0" / "3.dat").mkdir()
@@ -98,7 +98,7 @@ def test_files_that_cannot_be_opened(any_kernels, tmp_path):
 
 def test_no_files(any_kernels, photos):
     root, _ = photos
-    none = find_dat_files([root]).take(slice(0, 0))
+    none = find_sources([root]).listing.take(slice(0, 0))
     assert len(rows_of(RecordReader(any_kernels, 4), none, 4)[0]) == 0
 
 
@@ -119,7 +119,7 @@ def test_ingest_through_whole_records_writes_the_same_bytes(any_kernels, photos,
     root, _ = photos
     cpu = Device(kind="cpu")
     ingest([root], tmp_path / "direct", device=cpu, threads=2)
-    monkeypatch.setattr("engine.store.ingest.open_reader", lambda device, files: RecordReader(any_kernels, files))
+    monkeypatch.setattr("engine.store.copy.open_reader", lambda device, files: RecordReader(any_kernels, files))
     ingest([root], tmp_path / "records", device=cpu, threads=2)
     for name in ("photo_ids.npy", "fc7.npy", "fc8.npy", "manifest.json", "quarantine.jsonl"):
         assert (tmp_path / "direct" / name).read_bytes() == (tmp_path / "records" / name).read_bytes(), name

@@ -12,7 +12,7 @@ from engine.store import dat
 from engine.store.dat import examine
 from engine.store.ingest import ingest
 from engine.store.reader import Block, RecordReader
-from engine.store.sources import find_dat_files
+from engine.store.sources import find_sources
 from engine.store.store import Store
 from kernels import load
 from tests.builders import CPU, DAT_BYTES, Array, dat_bytes, photo_bytes, photo_layers, publishers_reader, write_photo
@@ -80,7 +80,7 @@ def test_store_equals_the_publishers_reader(thousand, tmp_path):
 def test_the_reader_of_whole_records_gives_the_same(thousand, kind):
     """The way to a GPU, here on kernels that need none; the last block is not full."""
     root, contents = thousand
-    files = find_dat_files([root])
+    files = find_sources([root]).listing
     reader, block = RecordReader(load(kind), 300), Block(300)
     for start in range(0, 1000, 300):
         part = files.take(slice(start, start + 300))

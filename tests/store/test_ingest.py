@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 
 from engine.errors import EngineError, InputError, StoreError
-from engine.store import ingest as ingest_module
+from engine.store import copy as copy_module
 from engine.store.dat import examine
 from engine.store.ingest import ingest
 from engine.store.reader import RecordReader, open_reader
-from engine.store.sources import find_dat_files
+from engine.store.sources import find_sources
 from engine.store.store import Store
 from kernels import load
 from tests.builders import CPU, dat_bytes, files_below, photo_bytes, photo_layers, write_photo, write_photos
@@ -177,7 +177,7 @@ def test_reading_the_damage_by_other_kernels_gives_the_same_store(damaged, tmp_p
     """The way to a GPU reads whole records; it must refuse and keep exactly what the bulk reader does."""
     root, _ = damaged
     ingest([root], tmp_path / "direct", device=CPU)
-    monkeypatch.setattr(ingest_module, "open_reader", lambda device, files: RecordReader(load("reference"), files))
+    monkeypatch.setattr(copy_module, "open_reader", lambda device, files: RecordReader(load("reference"), files))
     ingest([root], tmp_path / "records", device=CPU)
     assert files_below(tmp_path / "direct") == files_below(tmp_path / "records")
 
@@ -191,7 +191,7 @@ def test_strict_stops_at_damage_and_leaves_nothing(damaged, tmp_path):
 
 @pytest.mark.parametrize("case", DAMAGED_CONTENT)
 def test_strict_stops_at_damage_that_only_reading_shows(tmp_path, case, monkeypatch):
-    monkeypatch.setattr(ingest_module, "BLOCK_FILES", 4)
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 4)
     content, reason = DAMAGED_CONTENT[case]
     write_photos(tmp_path / "in", range(20))
     bad = write_photo(tmp_path / "in", 13, content)
@@ -247,9 +247,9 @@ def test_names_of_one_id_in_one_folder_are_ordered_by_name_not_by_the_disk(tmp_p
         root.mkdir(parents=True)
         for name in order:
             (root / name).write_bytes(photo_bytes(5, names.index(name)))
-        listing = find_dat_files([root])
+        listing = find_sources([root]).listing
         assert [listing.name(i) for i in range(5)] == [b"005.dat", b"05.dat", b"5.DAT", b"5.Dat", b"5.dat"]
-        given_one_by_one = find_dat_files([root / name for name in order])
+        given_one_by_one = find_sources([root / name for name in order]).listing
         assert [given_one_by_one.name(i) for i in range(5)] == [listing.name(i) for i in range(5)]
         ingest([root], tmp_path / f"store-{turn}", device=CPU)
         results.add(files_below(tmp_path / f"store-{turn}")["fc7.npy"])
@@ -310,7 +310,7 @@ def test_a_folder_name_that_is_no_text_can_be_a_source(tmp_path):
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_the_order_on_the_disk_and_the_threads_do_not_matter(tmp_path, threads, monkeypatch):
     """Written forwards by one thread, backwards by `threads`, in blocks small enough that threads overtake."""
-    monkeypatch.setattr(ingest_module, "BLOCK_FILES", 8)
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 8)
     ids = [*range(0, 90, 3), *range(9_990, 10_020), 103_169]
     for turn, order in enumerate((ids, ids[::-1])):
         monkeypatch.chdir(tmp_path)
@@ -398,7 +398,7 @@ def in_time(work: Callable[[], object], seconds: float = 60) -> BaseException | 
 @pytest.mark.parametrize("failing", [0, 1, 4, 9])
 def test_a_failing_worker_ends_the_ingest_with_its_own_error(tmp_path, monkeypatch, threads, failing):
     """The failing block fails at once; the one before it is slow, so others already wait for their turn."""
-    monkeypatch.setattr(ingest_module, "BLOCK_FILES", 4)
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 4)
     write_photos(tmp_path / "in", range(40))
 
     class Failing:
@@ -413,21 +413,22 @@ def test_a_failing_worker_ends_the_ingest_with_its_own_error(tmp_path, monkeypat
                 time.sleep(0.1)
             self.reader.read(files, block)
 
-    monkeypatch.setattr(ingest_module, "open_reader", Failing)
+    monkeypatch.setattr(copy_module, "open_reader", Failing)
     error = in_time(lambda: ingest([tmp_path / "in"], tmp_path / "store", device=CPU, threads=threads))
     assert repr(error) == "MemoryError('planted')"
-    assert not (tmp_path / "store").exists()
+    with pytest.raises(StoreError):
+        Store.open(tmp_path / "store")
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_reader_that_cannot_be_opened_ends_the_ingest(tmp_path, monkeypatch, threads):
-    monkeypatch.setattr(ingest_module, "BLOCK_FILES", 4)
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 4)
     write_photos(tmp_path / "in", range(40))
 
     def closed(device, files):
         raise MemoryError("no buffers")
 
-    monkeypatch.setattr(ingest_module, "open_reader", closed)
+    monkeypatch.setattr(copy_module, "open_reader", closed)
     error = in_time(lambda: ingest([tmp_path / "in"], tmp_path / "store", device=CPU, threads=threads))
     assert repr(error) == "MemoryError('no buffers')"
     assert not (tmp_path / "store").exists()
@@ -436,7 +437,7 @@ def test_a_reader_that_cannot_be_opened_ends_the_ingest(tmp_path, monkeypatch, t
 @pytest.mark.parametrize("at", [1, 3, 10])
 @pytest.mark.parametrize("error_type", [RuntimeError, KeyboardInterrupt])
 def test_an_error_of_the_listener_ends_the_ingest(tmp_path, monkeypatch, at, error_type):
-    monkeypatch.setattr(ingest_module, "BLOCK_FILES", 4)
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 4)
     write_photos(tmp_path / "in", range(40))
     calls = []
 
@@ -447,11 +448,17 @@ def test_an_error_of_the_listener_ends_the_ingest(tmp_path, monkeypatch, at, err
 
     error = in_time(lambda: ingest([tmp_path / "in"], tmp_path / "store", device=CPU, threads=2, progress=listener))
     assert type(error) is error_type
-    assert not (tmp_path / "store").exists()
+    with pytest.raises(StoreError):
+        Store.open(tmp_path / "store")
+    report = ingest([tmp_path / "in"], tmp_path / "store", device=CPU, threads=2)
+    assert (report.photos, report.total) == (40, 40)
+    assert report.resumed >= 4  # the listener heard of the first block when that was written
+    ingest([tmp_path / "in"], tmp_path / "fresh", device=CPU)
+    assert files_below(tmp_path / "store") == files_below(tmp_path / "fresh")
 
 
 def test_progress_counts_every_file_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest_module, "BLOCK_FILES", 4)
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 4)
     write_photos(tmp_path / "in", range(30))
     seen = []
 
@@ -478,7 +485,7 @@ def open_files_limit(files):
 def test_many_small_folders_need_no_open_file_each(tmp_path, monkeypatch):
     """A folder for each photo: no good file may be refused because others are open."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ingest_module, "BLOCK_FILES", 40)
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 40)
     for photo_id in range(400):
         folder = tmp_path / "in" / f"{photo_id % 13}" / f"{photo_id}"
         folder.mkdir(parents=True)
@@ -509,93 +516,6 @@ def test_no_free_file_handle_is_an_error_not_a_damaged_file(tmp_path):
     assert examine(path)[0] is None
 
 
-def child(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=Path(__file__).parent.parent.parent,
-    )  # fmt: skip
-
-
-SLOW_INGEST = """
-import sys, time
-from pathlib import Path
-from engine.store import ingest as module
-from engine.store.writer import StoreWriter
-from kernels import Device
-module.BLOCK_FILES = 4
-write = StoreWriter.write
-def slow(*arguments):
-    write(*arguments)
-    print("wrote\\n", end="", flush=True)
-    time.sleep(0.2)
-StoreWriter.write = slow
-module.ingest([Path(sys.argv[1])], Path(sys.argv[2]), device=Device(kind="cpu"), threads=2)
-"""
-
-
-def test_ctrl_c_ends_the_ingest_and_leaves_no_store(tmp_path):
-    write_photos(tmp_path / "in", range(400))
-    with child(SLOW_INGEST, tmp_path / "in", tmp_path / "store") as process:
-        assert process.stdout and process.stdout.readline() == "wrote\n"
-        assert (tmp_path / "store" / "fc7.npy.part").exists()
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == -signal.SIGINT
-    assert err.rstrip().endswith("KeyboardInterrupt")
-    assert out.count("wrote") < 90  # of 100 blocks: it did not run to its end
-    assert not (tmp_path / "store").exists()
-
-
-def test_a_killed_ingest_is_no_store_and_can_be_repeated(tmp_path):
-    write_photos(tmp_path / "in", range(40))
-    with child(SLOW_INGEST, tmp_path / "in", tmp_path / "store") as process:
-        assert process.stdout and process.stdout.readline() == "wrote\n"
-        process.kill()
-        process.communicate(timeout=30)
-    assert (tmp_path / "store" / "fc7.npy.part").exists()
-    with pytest.raises(StoreError, match="interrupted"):
-        Store.open(tmp_path / "store")
-    ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
-    assert Store.open(tmp_path / "store").photo_ids.tolist() == list(range(40))
-    assert not list((tmp_path / "store").glob("*.part"))
-    ingest([tmp_path / "in"], tmp_path / "fresh", device=CPU)
-    assert files_below(tmp_path / "fresh") == files_below(tmp_path / "store")
-
-
-FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-from engine.errors import EngineError
-from engine.store.ingest import ingest
-from kernels import Device
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-ingest([Path(sys.argv[1])], Path(sys.argv[2] + "-before"), device=Device(kind="cpu"))  # what Numba compiles is cached
-for limit in map(int, sys.argv[3:]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    try:
-        ingest([Path(sys.argv[1])], Path(sys.argv[2]), device=Device(kind="cpu"))
-    except EngineError as error:
-        message = str(error)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print(message, Path(sys.argv[2]).exists(), sep="|")
-"""
-
-
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
-    """From the first byte of an array to its last: files may not grow past a limit, as if the disk were full."""
-    write_photos(tmp_path / "in", range(600))
-    limits = [0, 1, 100, 128, 16_384 * 30, 16_384 * 300, 16_384 * 599 + 129, 16_384 * 600 + 127]
-    with child(FULL_DISK, tmp_path / "in", tmp_path / "store", *limits) as process:
-        out, err = process.communicate(timeout=100)
-    assert (process.returncode, err) == (0, "")
-    lines = out.splitlines()
-    assert len(lines) == len(limits)
-    for line in lines:
-        assert line.startswith(f"{tmp_path / 'store'}: the disk is full ("), line
-        assert line.endswith("|False"), line
-    assert ingest([tmp_path / "in"], tmp_path / "store", device=CPU).photos == 600
-
-
 def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
     write_photos(tmp_path / "in", range(3))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3 * 20_400 - 1))
@@ -611,16 +531,6 @@ def test_a_place_that_cannot_be_a_folder_is_an_error_of_ours(tmp_path, place):
     with pytest.raises(EngineError, match="Choose another one"):
         ingest([tmp_path / "in"], tmp_path / place, device=CPU)
     assert (tmp_path / "file").read_text() == "here already"
-
-
-def test_a_store_is_never_overwritten(tmp_path):
-    write_photo(tmp_path / "in", 1)
-    ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
-    before = files_below(tmp_path / "store")
-    write_photo(tmp_path / "in", 2)
-    with pytest.raises(StoreError, match="already holds a store"):
-        ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
-    assert files_below(tmp_path / "store") == before
 
 
 def test_files_of_others_are_left_alone(tmp_path):

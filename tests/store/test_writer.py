@@ -165,7 +165,7 @@ def test_leaving_without_an_end_leaves_nothing(tmp_path, new_folder, error):
 
 
 @pytest.mark.parametrize("file", ["fc7.npy", "fc8.npy", "photo_ids.npy", "quarantine.jsonl", "manifest.json"])
-def test_failing_at_any_file_of_the_end_leaves_nothing(tmp_path, monkeypatch, file):
+def test_what_fails_after_the_decision_is_done_by_the_next_that_opens_the_store(tmp_path, monkeypatch, file):
     """The rename of each file in turn fails, after those before it already have their names."""
     replace = Path.replace
 
@@ -178,6 +178,24 @@ def test_failing_at_any_file_of_the_end_leaves_nothing(tmp_path, monkeypatch, fi
     with pytest.raises(EngineError, match="the disk is full"), StoreWriter(tmp_path / "store", DIMS) as writer:
         fill(writer, 2)
         writer.finish([])
+    with pytest.raises(StoreError, match="a change of this store was interrupted and is not finished"):
+        Store.open(tmp_path / "store")
+    monkeypatch.undo()
+    assert len(Store.open(tmp_path / "store")) == 2
+    with StoreWriter(tmp_path / "fresh", DIMS) as writer:
+        fill(writer, 2)
+        writer.finish([])
+    assert files_below(tmp_path / "store") == files_below(tmp_path / "fresh")
+
+
+def test_what_fails_before_the_decision_leaves_nothing(tmp_path, monkeypatch):
+    def failing(handle):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(EngineError, match="the disk is full"), StoreWriter(tmp_path / "store", DIMS) as writer:
+        fill(writer, 2)
+        monkeypatch.setattr(os, "fsync", failing)
+        writer.finish([])
     assert not (tmp_path / "store").exists()
 
 
@@ -185,17 +203,15 @@ def test_what_a_killed_writer_left_is_written_over(tmp_path):
     path = tmp_path / "store"
     path.mkdir()
     (path / ".lock").touch()  # a killed process leaves its lock's file, but holds it no longer
-    for name in ("fc7.npy", "fc8.npy.part", "photo_ids.npy", "manifest.json.part", "quarantine.jsonl.part"):
-        (path / name).write_bytes(b"rest of another run, longer than what is to come" * 100)
+    for name in ("ingest.journal", "fc7.npy.part", "fc8.npy.part", "photo_ids.npy.part", "manifest.json.part"):
+        (path / name).write_bytes(b"rest of another run, longer than what is to come" * 1000)
     with StoreWriter(path, DIMS) as writer:
         fill(writer, 2)
         writer.finish([])
     with StoreWriter(tmp_path / "fresh", DIMS) as writer:
         fill(writer, 2)
         writer.finish([])
-    assert {name: sum_ for name, sum_ in files_below(path).items() if not name.endswith(".part")} == files_below(
-        tmp_path / "fresh"
-    )
+    assert files_below(path) == files_below(tmp_path / "fresh")
 
 
 def test_a_store_of_no_rows_is_a_store(tmp_path):

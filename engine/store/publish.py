@@ -1,0 +1,80 @@
+"""The last part of writing a store: its small files, and the steps that make everything valid at once."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.store import commit, npy
+from engine.store.durable import PART, part_of
+from engine.store.manifest import Manifest, QuerySet, digest
+
+IDS = "photo_ids"
+QUARANTINE = "quarantine.jsonl"
+_QUERY_FILES = ("queries", "neighbors", "distances")
+
+
+def write_part(path: Path, data: bytes) -> None:
+    """Write and flush the part of a small file."""
+    with part_of(path).open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def quarantine_lines(store: Path, base: Manifest | None, new: Sequence[bytes]) -> list[bytes]:
+    """The lines of `quarantine.jsonl` that were there, and the new ones that were not."""
+    before = (store / QUARANTINE).read_bytes().splitlines(keepends=True) if base else []
+    return list(dict.fromkeys([*before, *new]))
+
+
+def query_set(
+    store: Path, layer: str, arrays: Mapping[str, npt.NDArray[Any]], metric: str, header_bytes: int
+) -> QuerySet:
+    """Write the parts of queries, neighbors and distances, as far as they are given; state is yet to be filled in."""
+    files = {kind: f"{kind}-{layer}.npy" for kind in arrays}
+    sums = {}
+    for kind, array in arrays.items():
+        data = np.ascontiguousarray(array)
+        sums[files[kind]] = digest(data)
+        write_part(store / files[kind], npy.header(data.shape, data.dtype.str, header_bytes) + data.tobytes())
+    count, k = arrays["neighbors"].shape
+    return QuerySet.model_validate({"count": count, "k": k, "metric": metric, "state": "0" * 16, "xxh3": sums, **files})
+
+
+def steps(manifest: Manifest, query_sets: Mapping[str, QuerySet], *, grown: bool, in_order: bool) -> list[commit.Step]:
+    """What makes the parts of a store valid, the manifest last.
+
+    grown: the row files were there and hold the new rows already. in_order: the rows came in their order; else they
+    stand in `NAME.sorted.part`.
+    """
+    found: list[commit.Step] = []
+    for name, layer in manifest.layers.items():
+        if grown:
+            header = manifest.header_bytes
+            found.append(commit.Header(file=layer.file, rows=manifest.rows, dim=layer.dim, header_bytes=header))
+        else:
+            found.append(_rename(name, in_order=in_order))
+    found.append(_rename(IDS, in_order=in_order))
+    for known in query_sets.values():
+        files = (known.queries, known.neighbors, known.distances)
+        found += [commit.Rename(file=file) for file in files if file]
+    found += [commit.Rename(file=QUARANTINE), commit.Rename(file="manifest.json")]
+    unordered = [] if in_order else [*manifest.layers, IDS]
+    return [*found, *(commit.Delete(file=f"{name}.npy{PART}") for name in unordered)]
+
+
+def _rename(name: str, *, in_order: bool) -> commit.Rename:
+    return commit.Rename(file=f"{name}.npy", part=None if in_order else f"{name}.sorted{PART}")
+
+
+def leftovers(store: Path, layers: Iterable[str]) -> list[Path]:
+    """Everything that a writer may have left aside."""
+    parts = [part_of(store / file) for file in (QUARANTINE, "manifest.json", commit.NAME)]
+    for name in (*layers, IDS):
+        parts += [part_of(store / f"{name}.npy"), store / f"{name}.sorted{PART}"]
+        parts += [part_of(store / f"{kind}-{name}.npy") for kind in _QUERY_FILES]
+    return parts

@@ -1,0 +1,339 @@
+"""Interrupted, killed, out of room: an ingest continues, and the store is the one that nothing had interrupted."""
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.errors import EngineError, StoreError
+from engine.store import copy as copy_module
+from engine.store.ingest import ingest
+from engine.store.store import Store
+from engine.store.verify import verify_store
+from tests.builders import CPU, files_below, photo_bytes, photo_layers, write_photo, write_photos
+
+ROOT = Path(__file__).parent.parent.parent
+KILLS = 60
+
+
+def child(code: str, *arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+
+
+# Stops itself by SIGKILL at the N-th system call that changes something on the disk: every moment that can matter,
+# as a process that dies between two of them leaves what one leaves that dies after the first.
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from engine.store import arrivals, copy, ingest as module
+from kernels import Device
+store, kill_at, *sources = sys.argv[1:]
+copy.BLOCK_FILES = arrivals.BLOCK_FILES = 8
+arrivals.WINDOW = 24
+calls = 0
+def dying(name):
+    call = getattr(os, name)
+    def counted(*arguments, **options):
+        global calls
+        calls += 1
+        if calls == int(kill_at):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    setattr(os, name, counted)
+for name in ("pwrite", "fsync", "replace", "rename", "unlink", "ftruncate", "mkdir", "open"):
+    dying(name)
+module.ingest([Path(source) for source in sources], Path(store), device=Device(kind="cpu"), threads=2)
+print(calls)
+"""
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Folders, a tar and a compressed tar whose members are in no order; damage in each; a second collection."""
+    root = tmp_path_factory.mktemp("resume")
+    write_photos(root / "tree", range(0, 300, 3))
+    write_photo(root / "tree", 30, b"cut short")
+    members = root / "members"
+    write_photos(members, [*range(1, 300, 3), *range(2, 300, 3)])
+    write_photo(members, 31, b"cut short too")
+    order = random.Random(5)
+    for name, mode, start in (("plain.tar", "w", 1), ("packed.tar.bz2", "w:bz2", 2)):
+        files = [members / f"0/{photo_id}.dat" for photo_id in range(start, 300, 3)]
+        order.shuffle(files)
+        with tarfile.open(root / name, mode) as archive:  # type: ignore[call-overload]
+            for file in files:
+                archive.add(file, file.relative_to(members))
+    write_photos(root / "more", range(290, 420))
+    return root
+
+
+def run_to_the_end(store: Path, *given: Path) -> int:
+    """Ingest in a process of its own, uninterrupted: how many calls it made."""
+    with child(DIES, store, 0, *given) as process:
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return int(out)
+
+
+def test_killed_at_any_moment_and_run_again_it_is_the_same_store(sources, tmp_path):
+    """Sixty kills at random moments of a first ingest and of an append, some of them in a row on the same store."""
+    first = [sources / "tree", sources / "plain.tar", sources / "packed.tar.bz2"]
+    calls_first = run_to_the_end(tmp_path / "whole", *first)
+    whole = files_below(tmp_path / "whole")
+    assert Store.open(tmp_path / "whole").photo_ids.tolist() == [i for i in range(300) if i not in (30, 31)]
+    calls_more = run_to_the_end(tmp_path / "whole", sources / "more")
+    grown = files_below(tmp_path / "whole")
+    choose, kills, resumed = random.Random(int.from_bytes(random.randbytes(4))), 0, 0
+    turn = 0
+    while kills < KILLS:
+        store, turn = tmp_path / f"store-{turn}", turn + 1
+        for given, calls, expected, before in (
+            (first, calls_first, whole, None), ([sources / "more"], calls_more, grown, whole),
+        ):  # fmt: skip
+            for _ in range(choose.randint(1, 4)):
+                with child(DIES, store, choose.randint(1, calls), *given) as process:
+                    _, err = process.communicate(timeout=120)
+                kills += process.returncode == -signal.SIGKILL
+                assert process.returncode in (0, -signal.SIGKILL), err
+                check_between(store, before, expected)
+            report = ingest(given, store, device=CPU) if turn % 5 == 0 else None
+            resumed += report.resumed if report else 0
+            run_to_the_end(store, *given)
+            assert files_below(store) == expected
+    assert kills >= KILLS
+
+
+def check_between(store: Path, before: dict[str, str] | None, after: dict[str, str]) -> None:
+    """After a kill the store is the old one, the new one, or says that it is unfinished; never anything else."""
+    try:
+        opened = Store.open(store)
+    except StoreError as error:
+        assert before is None, error
+        assert "interrupted" in str(error) or "absent" in str(error)
+        return
+    for row in (0, len(opened) // 2, len(opened) - 1):
+        photo_id = int(opened.photo_ids[row])
+        assert opened.fc7[row].tobytes() == photo_layers(photo_id)[0].tobytes()
+    assert verify_store(store).damage == []
+    rows = json.loads((store / "manifest.json").read_text())["rows"]
+    assert rows == 298 or (before is not None and rows == 298 + 120)
+    assert after
+
+
+def test_what_an_interrupted_run_wrote_is_not_read_again(sources, tmp_path, monkeypatch):
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 8)
+    calls = 0
+
+    def stop(phase, done, total, *, unit="rows", detail=""):
+        nonlocal calls
+        calls += phase == "ingest"
+        if calls == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest([sources / "tree"], tmp_path / "store", device=CPU, progress=stop)
+    read: list[int] = []
+    reader = copy_module.open_reader
+
+    class Counting:
+        def __init__(self, device, files):
+            self.reader = reader(device, files)
+
+        def read(self, records, block):
+            read.extend(records.photo_ids.tolist())
+            self.reader.read(records, block)
+
+    monkeypatch.setattr(copy_module, "open_reader", Counting)
+    report = ingest([sources / "tree"], tmp_path / "store", device=CPU)
+    assert report.resumed >= 40
+    assert len(read) == len(set(read)) == 100 - (report.resumed + report.refused)
+    monkeypatch.setattr(copy_module, "open_reader", reader)
+    ingest([sources / "tree"], tmp_path / "fresh", device=CPU)
+    assert files_below(tmp_path / "store") == files_below(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("change", ["rows", "journal", "cut", "other files"])
+def test_what_was_damaged_or_changed_meanwhile_is_read_again(sources, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(copy_module, "BLOCK_FILES", 8)
+
+    def stop(phase, done, total, *, unit="rows", detail=""):
+        if phase == "flush to disk":
+            raise KeyboardInterrupt
+
+    write_photos(tmp_path / "in", range(100))
+    with pytest.raises(KeyboardInterrupt):
+        ingest([tmp_path / "in"], tmp_path / "store", device=CPU, progress=stop)
+    part, journal = tmp_path / "store" / "fc7.npy.part", tmp_path / "store" / "ingest.journal"
+    if change == "rows":
+        data = bytearray(part.read_bytes())
+        data[4096 + 16_384 * 20 + 5] ^= 1
+        part.write_bytes(data)
+    elif change == "journal":
+        data = bytearray(journal.read_bytes())
+        data[len(data) // 2] ^= 1
+        journal.write_bytes(data)
+    elif change == "cut":
+        part.write_bytes(part.read_bytes()[: 16_384 * 50])
+    else:
+        write_photo(tmp_path / "in", 103_000)
+        (tmp_path / "in" / "0" / "7.dat").unlink()
+    report = ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    assert 0 < report.resumed < 100 or change == "other files"
+    ingest([tmp_path / "in"], tmp_path / "fresh", device=CPU)
+    assert files_below(tmp_path / "store") == files_below(tmp_path / "fresh")
+
+
+SLOW_INGEST = """
+import sys, time
+from pathlib import Path
+from engine.cli.main import main
+from engine.store import copy
+from engine.store.writer import StoreWriter
+copy.BLOCK_FILES = 4
+write = StoreWriter.write
+def slow(*arguments, **options):
+    write(*arguments, **options)
+    print("wrote\\n", end="", flush=True)
+    time.sleep(0.2)
+StoreWriter.write = slow
+sys.argv = ["mirsearch", "ingest", sys.argv[1], "--store", sys.argv[2], "--threads", "2"]
+main()
+"""
+
+
+def test_ctrl_c_ends_the_ingest_with_130_and_it_continues(tmp_path):
+    write_photos(tmp_path / "in", range(400))
+    with child(SLOW_INGEST, tmp_path / "in", tmp_path / "store") as process:
+        assert process.stdout and process.stdout.readline() == "wrote\n"
+        assert (tmp_path / "store" / "fc7.npy.part").exists()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    assert out.count("wrote") < 90  # of 100 blocks: it did not run to its end
+    with pytest.raises(StoreError, match="interrupted here: run it again"):
+        Store.open(tmp_path / "store")
+    assert ingest([tmp_path / "in"], tmp_path / "store", device=CPU).photos == 400
+    assert not list((tmp_path / "store").glob("*.part"))
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from engine.errors import EngineError
+from engine.store import copy
+from engine.store.ingest import ingest
+from kernels import Device
+copy.BLOCK_FILES = 64
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+ingest([Path(sys.argv[1])], Path(sys.argv[2] + "-before"), device=Device(kind="cpu"))  # what Numba compiles is cached
+for limit in map(int, sys.argv[3:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        ingest([Path(sys.argv[1])], Path(sys.argv[2]), device=Device(kind="cpu"))
+        message = "nothing was said"
+    except EngineError as error:
+        message = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(message, (Path(sys.argv[2]) / "manifest.json").exists(), sep="|")
+"""
+
+
+def test_a_full_disk_is_said_and_the_ingest_continues_when_there_is_room(tmp_path):
+    """From the first byte of an array to its last: files may not grow past a limit, as if the disk were full."""
+    write_photos(tmp_path / "in", range(600))
+    limits = [0, 1, 100, 128, 16_384 * 30, 16_384 * 300, 16_384 * 599 + 129, 16_384 * 600 + 127]
+    with child(FULL_DISK, tmp_path / "in", tmp_path / "store", *limits) as process:
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) == len(limits)
+    for line in lines:
+        assert line.startswith(f"{tmp_path / 'store'}: the disk is full ("), line
+        assert line.endswith("|False"), line
+    report = ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    assert report.photos == 600
+    before = files_below(tmp_path / "store-before")
+    again = files_below(tmp_path / "store")
+    assert {name: again[name] for name in ("fc7.npy", "fc8.npy", "photo_ids.npy")} == {
+        name: before[name] for name in ("fc7.npy", "fc8.npy", "photo_ids.npy")
+    }
+
+
+def test_a_full_disk_leaves_the_store_that_was_there(tmp_path):
+    write_photos(tmp_path / "in", range(100))
+    ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    before = (tmp_path / "store" / "manifest.json").read_bytes()
+    write_photos(tmp_path / "in", range(100, 300))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384 * 150, hard))
+    try:
+        with pytest.raises(EngineError, match="the disk is full"):
+            ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "store" / "manifest.json").read_bytes() == before
+    assert len(Store.open(tmp_path / "store")) == 100
+    assert verify_store(tmp_path / "store").damage == []
+    assert ingest([tmp_path / "in"], tmp_path / "store", device=CPU).photos == 200
+    assert Store.open(tmp_path / "store").photo_ids.tolist() == list(range(300))
+
+
+# Growing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_grows_at_its_end_and_knows_its_photos(tmp_path):
+    write_photos(tmp_path / "in", range(100, 150))
+    ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    rows = Store.open(tmp_path / "store").fc7[:].copy()
+    write_photo(tmp_path / "in", 120, photo_bytes(120, version=3))  # known: left as it is
+    write_photos(tmp_path / "in", range(40))
+    write_photo(tmp_path / "in", 7, b"cut")
+    report = ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    assert (report.photos, report.known, report.total, report.refused) == (39, 50, 89, 1)
+    store = Store.open(tmp_path / "store")
+    assert store.photo_ids.tolist() == [*range(100, 150), *(i for i in range(40) if i != 7)]
+    assert store.fc7[:50].tobytes() == rows.tobytes()
+    assert store.fc8[store.rows_of([39])[0]].tobytes() == photo_layers(39)[1].tobytes()
+    assert verify_store(tmp_path / "store").damage == []
+    assert np.load(tmp_path / "store" / "fc7.npy", mmap_mode="r").shape == (89, 4096)
+
+
+def test_the_same_again_changes_nothing(sources, tmp_path):
+    given = [sources / "tree", sources / "plain.tar", sources / "packed.tar.bz2"]
+    ingest(given, tmp_path / "store", device=CPU)
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in (tmp_path / "store").iterdir()}
+    report = ingest(given, tmp_path / "store", device=CPU)
+    assert (report.photos, report.known, report.total, report.refused) == (0, 298, 298, 2)
+    after = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in (tmp_path / "store").iterdir()}
+    assert after == before
+
+
+def test_any_order_and_kind_of_source_gives_the_same_rows(sources, tmp_path):
+    given = [sources / "packed.tar.bz2", sources / "tree", sources / "plain.tar", sources / "more"]
+    ingest(given, tmp_path / "mixed", device=CPU)
+    ingest([sources / "tree", sources / "members", sources / "more"], tmp_path / "folders", device=CPU)
+    mixed, folders = files_below(tmp_path / "mixed"), files_below(tmp_path / "folders")
+    for name in ("fc7.npy", "fc8.npy", "photo_ids.npy"):
+        assert mixed[name] == folders[name]
+
+
+def test_a_store_of_other_layers_is_not_grown(tmp_path):
+    from tests.builders import make_store
+
+    make_store(tmp_path / "store", {"fc7": np.zeros((3, 4), np.float32)})
+    write_photo(tmp_path / "in", 1)
+    with pytest.raises(StoreError, match=r"holds layers fc7 \(4\), expected fc7 \(4096\), fc8 \(1000\)"):
+        ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    assert len(Store.open(tmp_path / "store")) == 3
