@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import resource
 import shutil
 import time
@@ -26,7 +27,7 @@ from engine.store.verify import check_layer
 from engine.version import VERSION
 from kernels import Codes, Device, Kernels, load
 
-BLOCK_ROWS = 4096
+BLOCK_ROWS, BLOCK_BYTES = 4096, 64 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,16 +73,19 @@ def build_index(
 
     Memory is bounded by the training sample and one block of rows. The index is written aside and renamed when
     whole; one that is there keeps answering until then. Built before from the same store to the same specification,
-    it is kept, unless `force`.
+    it is kept, unless `force`. Removed photos teach it nothing, but their rows are in it, so that row numbers are
+    those of the store: searches leave them out.
     """
     started = time.perf_counter()
     data = store.layer(spec.layer)
     if not len(store):
         raise InputError(f"{store.path}: the store is empty, there is nothing to index")
-    spec = spec.resolved(rows=len(store), dim=data.shape[1], device=device.kind)
+    if not store.photos:
+        raise InputError(f"{store.path}: every photo was removed, there is nothing to index")
+    spec = spec.resolved(rows=store.photos, dim=data.shape[1], device=device.kind)
     if device.kind == "cuda" and spec.lists:
         ivfpq.check_gpu_spec(spec)
-    name = name or spec.layer
+    name = spec.layer if name is None else name
     check_name(name)
     folder = store.path / "indices" / name
     check_layer(store, spec.layer, progress=progress)
@@ -104,7 +108,7 @@ def build_index(
 
 def check_name(name: str) -> None:
     """InputError unless this can be the name of an index: it becomes a folder."""
-    if not name.replace("-", "").replace("_", "").isalnum():
+    if not re.fullmatch(r"[\w-]+", name):
         raise InputError(f"--name {name!r}: expected letters, digits, - and _ alone")
 
 
@@ -128,7 +132,7 @@ def _same_index(folder: Path, store: Store, spec: IndexSpec) -> IndexManifest | 
         manifest = read_index_manifest(folder)
     except Exception:  # damaged or of another version: it is what this build replaces
         return None
-    if manifest.spec != spec or manifest.store_digest != store.manifest.digest:
+    if manifest.spec != spec or manifest.store_digest != store.manifest.state:
         return None
     try:  # all bytes of it: whoever builds again because an index is damaged must not be given the same one
         whole = all(sum_file(folder / file) == part for file, part in manifest.parts.items())
@@ -217,7 +221,7 @@ class _Build:
             flush_folder(self.folder)
         manifest = IndexManifest(
             engine_version=VERSION,
-            store_digest=self.store.manifest.digest,
+            store_digest=self.store.manifest.state,
             rows=len(self.store),
             dim=self.data.shape[1],
             spec=self.spec,
@@ -242,10 +246,10 @@ class _Build:
 
     def _learn(self) -> tuple[reduce.Reduction, Any]:
         spec = self.spec
-        at = reduce.sample_rows(len(self.store), spec.training_rows or 1, spec.seed)
+        at = self.store.present_rows[reduce.sample_rows(self.store.photos, spec.training_rows or 1, spec.seed)]
         with self.clock.phase("pca"):
-            # The covariance needs no more than some rows for each dimension; the quantizers may want more.
-            few = at[reduce.sample_rows(len(at), max(20_000, 4 * self.data.shape[1]), spec.seed)]
+            # The axes need no more than some rows for each dimension; the quantizers may want more.
+            few = at[reduce.sample_rows(len(at), reduce.rows_wanted(self.data.shape[1]), spec.seed)]
             reduction = reduce.learn(
                 self.data, few, spec.reduced or 1, unit=spec.metric == "cosine", kernels=self.kernels,
                 progress=self.progress,
@@ -263,13 +267,14 @@ class _Build:
 
     def _fill(self, reduction: reduce.Reduction, trained: Any) -> None:
         spec, n = self.spec, len(self.store)
+        block = max(min(BLOCK_ROWS, BLOCK_BYTES // (4 * self.data.shape[1])), 1)
         sketch = _CodeWriter(self.folder, "sketch", (n, reduction.axes.shape[1]), "|u1")
         dtype = {"uint8": "|u1", "float16": "<f2"}.get(spec.refine)
         refine = _CodeWriter(self.folder, "refine", (n, self.data.shape[1]), dtype) if dtype else None
         for number, (start, stop) in enumerate(shards.ranges(n, spec.rows_per_shard)):
             shard = ivfpq.empty_copy(trained, self.device)
-            for at in range(start, stop, BLOCK_ROWS):
-                rows = np.ascontiguousarray(self.data[at : min(at + BLOCK_ROWS, stop)])
+            for at in range(start, stop, block):
+                rows = np.ascontiguousarray(self.data[at : min(at + block, stop)])
                 with self.clock.phase("reduce"):
                     reduced = reduction.apply(rows, self.kernels)
                 with self.clock.phase("add"):

@@ -1,6 +1,6 @@
 """Exact search: every query against every row, block by block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,8 @@ from engine.progress import Progress, silent
 from engine.store.store import Store
 from kernels import Codes, Kernels, Metric, dense
 
-BLOCK_ROWS, BLOCK_QUERIES = 8192, 1024
+BLOCK_ROWS, BLOCK_BYTES, BLOCK_QUERIES = 8192, 128 << 20, 1024
+Mask = npt.NDArray[np.bool_] | None
 
 
 def exact_search(
@@ -27,7 +28,7 @@ def exact_search(
     exclude: npt.NDArray[np.int64] | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
-    """The k nearest rows of the whole layer for each query (q, dim), with exact scores.
+    """The k nearest rows of the whole layer for each query (q, dim), with exact scores; never a removed photo.
 
     exclude: (q,) photo ids, one for each query, that must not be in its answer (−1 for none). A matrix product
     finds somewhat more than k rows; their scores are then computed one by one, as those of an index are. Where
@@ -40,7 +41,7 @@ def exact_search(
     for start in range(0, len(queries), BLOCK_QUERIES):
         part = np.s_[start : start + BLOCK_QUERIES]
         progress("exact search", start, len(queries), unit="queries")
-        rows[part], scores[part] = compare(data, queries[part], banned[part], k, metric, kernels)
+        rows[part], scores[part] = compare(data, queries[part], banned[part], k, metric, kernels, removed=store.removed)
     progress("exact search", len(queries), len(queries), unit="queries")
     return SearchResult.of_rows(store, rows, scores)
 
@@ -64,15 +65,24 @@ def compare(
     k: int,
     metric: Metric,
     kernels: Kernels,
+    *,
+    removed: Mask = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The best k rows of data (n, dim) and their exact scores, (q, k), for one block of queries; banned: (q,) rows."""
-    candidates, closeness = _candidates(data, queries, banned, k, metric, kernels.nearest)
+    """The best k rows of data (n, dim) and their exact scores, (q, k), for one block of queries.
+
+    banned: (q,) the row that each query must not be answered with. removed: (n,) rows that are in no answer.
+    """
+    if removed is not None and removed.all():
+        return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    present = len(data) - (0 if removed is None else int(np.count_nonzero(removed)))
+    blocks = partial(_blocks, data, removed)
+    candidates, closeness = _candidates(blocks, queries, banned, k, metric, kernels.nearest)
     rows, scores = kernels.rerank(queries, candidates, Codes(data), metric, max(k, candidates.shape[1]))
-    if candidates.shape[1] < len(data):
+    if candidates.shape[1] < present:
         again = np.flatnonzero(_doubtful(candidates, closeness, rows, scores, k))
         if len(again):
             wide = partial(dense.nearest, np)
-            candidates, _ = _candidates(data, queries[again].astype(np.float64), banned[again], k, metric, wide)
+            candidates, _ = _candidates(blocks, queries[again].astype(np.float64), banned[again], k, metric, wide)
             rows[again, :k], scores[again, :k] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
     return rows[:, :k], scores[:, :k]
 
@@ -100,8 +110,19 @@ def _doubtful(
     return np.asarray(near | ~np.isfinite(error))
 
 
+def _blocks(data: Any, removed: Mask) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+    """The rows that are not removed, in order, as (row numbers (b,), rows (b, dim)), b ≥ 1."""
+    size = max(min(BLOCK_ROWS, BLOCK_BYTES // (4 * data.shape[1])), 1)
+    for start in range(0, len(data), size):
+        block = data[start : start + size]
+        if removed is None or not removed[start : start + size].any():
+            yield np.arange(start, start + len(block)), block
+        elif len(here := np.flatnonzero(~removed[start : start + size])):
+            yield start + here, block[here]
+
+
 def _candidates(
-    data: Any,
+    blocks: Callable[[], Iterator[tuple[npt.NDArray[np.int64], Any]]],
     queries: npt.NDArray[np.floating[Any]],
     banned: npt.NDArray[np.int64],
     k: int,
@@ -113,12 +134,13 @@ def _candidates(
     wanted = k + 8 + k // 4
     rows = np.empty((len(queries), 0), np.int64)
     scores = np.empty((len(queries), 0), queries.dtype)
-    for start in range(0, len(data), BLOCK_ROWS):
-        block = np.asarray(data[start : start + BLOCK_ROWS], queries.dtype)
+    for numbers, data in blocks():
+        block = np.asarray(data, queries.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # seen afterwards, and compared again in float64
             at, closeness = nearest(queries, block, metric, min(wanted, len(block)))
-        closeness = np.where(at + start == banned[:, None], -np.inf, closeness)
-        rows, scores = np.hstack([rows, at + start]), np.hstack([scores, closeness])
+        found = numbers[at]
+        closeness = np.where(found == banned[:, None], -np.inf, closeness)
+        rows, scores = np.hstack([rows, found]), np.hstack([scores, closeness])
         if rows.shape[1] > wanted:
             best = np.argpartition(scores, -wanted, axis=1)[:, -wanted:]
             rows, scores = np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)

@@ -1,5 +1,6 @@
 """`index.json`: what an index is, what it was built from, and the checksums of its parts."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from engine.errors import IndexUnusableError, StoreError
 from engine.index.spec import IndexSpec
-from engine.store.manifest import Digest, read_document, write_document
+from engine.store.manifest import Digest, Manifest, read_document, read_manifest, write_document
 
 FORMAT_VERSION = 1
 NAME = "index.json"
@@ -31,8 +32,9 @@ class Shard(BaseModel):
 
 
 class IndexManifest(BaseModel):
-    """The manifest of an index. spec has no None in it; store_digest is that of the store's manifest.
+    """The manifest of an index. spec has no None in it; store_digest is the `state` of the store's manifest.
 
+    rows: of the store when it was built, those of removed photos among them: they are left out when it is searched.
     training: figures of the build: seconds by phase, share of variance kept, rows learned from, device, peak memory.
     probes, rerank: what a search uses when it is not told. scale: of the rows in all codes; see `Reduction`.
     """
@@ -59,12 +61,36 @@ def write_index_manifest(folder: Path, manifest: IndexManifest) -> None:
     write_document(folder / NAME, manifest.model_dump(mode="json"))
 
 
+def stale(index: IndexManifest, store: Manifest) -> str | None:
+    """How the rows of a store differ from those that an index was built from, as far as is known; None if they do not.
+
+    Photos that were only marked as removed make no index stale.
+    """
+    if index.store_digest == store.state:
+        return None
+    layer = index.spec.layer
+    if layer not in store.layers:
+        return f"it has no layer {layer!r} any more"
+    if store.layers[layer].dim != index.dim:
+        return f"its {layer} had {index.dim:,} dimensions then and has {store.layers[layer].dim:,} now"
+    if store.rows == index.rows:
+        return f"it has {store.rows:,} rows as it had then, but not the same ones"
+    change = f"{abs(store.rows - index.rows):,} {'more' if store.rows > index.rows else 'fewer'}"
+    return f"it had {index.rows:,} rows then and has {store.rows:,} now, {change}"
+
+
+def _what_makes_it(folder: Path) -> str:
+    """The hint for an index that is not there: the command, as far as the name says which layer is meant."""
+    store, layer = folder.parent.parent, "LAYER"
+    with suppress(StoreError):  # said by whoever opens the store
+        layer = folder.name if folder.name in read_manifest(store).layers else layer
+    return f"There is no such index: `mirsearch build {store} --layer {layer}` makes it."
+
+
 def read_index_manifest(folder: Path) -> IndexManifest:
     """The manifest of an index; IndexUnusableError when it is absent, damaged or of a newer format."""
     try:
-        layer = folder.name if folder.name in ("fc7", "fc8") else "LAYER"
-        store = folder.parent.parent
-        hint = f"There is no such index: `mirsearch build {store} --layer {layer}` makes it."
+        hint = "" if (folder / NAME).exists() else _what_makes_it(folder)
         document = read_document(folder / NAME, hint, FORMAT_VERSION)
         return IndexManifest.model_validate(document)
     except StoreError as error:

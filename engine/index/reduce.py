@@ -1,16 +1,19 @@
 """The reduction in front of the quantizers: PCA, learned from a sample, read block by block."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.progress import Progress, silent
-from kernels import Kernels
+from kernels import Kernels, dense
 
 BLOCK_ROWS = 2048
+# Past so many dimensions their covariance takes gigabytes and its axes minutes: the axes are found by iteration.
+WIDE = 8192
+PASSES, SPARE = 5, 64
 # Features of typical sizes outside of these are scaled to about 1, so that float32 holds the sums of their squares.
 _NORMAL = (1e-12, 1e12)
 _FAR = 1e15  # the size that far larger rows are brought down to
@@ -72,11 +75,33 @@ def gather(data: Any, at: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.floa
         yield np.asarray(data[at[start : start + BLOCK_ROWS]], np.float32)
 
 
-def _tame(rows: npt.NDArray[np.float32], scale: float, limit: float) -> npt.NDArray[np.float32]:
-    """Sampled rows by the scale, and none so large that the principal axes are its own alone."""
-    if scale != 1:
-        rows = (rows * np.float64(scale)).clip(-limit, limit).astype(np.float32)
-    return rows if limit == np.inf else np.clip(rows, -np.float32(limit), np.float32(limit))
+def rows_wanted(dim: int) -> int:
+    """How many rows the axes of so many dimensions are learned from."""
+    return max(20_000, 4 * dim) if dim <= WIDE else 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """The rows that axes are learned from, by the scale, and none so large that the axes are its own alone."""
+
+    data: Any
+    at: npt.NDArray[np.int64]
+    unit: bool
+    scale: float = 1.0
+    limit: float = np.inf
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    @property
+    def dim(self) -> int:
+        return int(self.data.shape[1])
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        for rows in gather(self.data, self.at):
+            if self.scale != 1:
+                rows = (rows * np.float64(self.scale)).clip(-self.limit, self.limit).astype(np.float32)
+            yield rows if self.limit == np.inf else np.clip(rows, -np.float32(self.limit), np.float32(self.limit))
 
 
 def learn(
@@ -90,26 +115,64 @@ def learn(
 ) -> Reduction:
     """PCA of the rows `at` of data (n, dim) float32: their covariance over blocks, then its leading axes.
 
+    Past WIDE dimensions, the axes alone, by passes over the rows: memory grows with the dimensions, not their square.
     Axes of the centred covariance, applied to rows that are not centred: distances do not change by a shift, and
     the cosine is taken about the origin. Measured against second moments and centring in benchmarks/reduction.py.
     """
-    dim, scale, limit = data.shape[1], 1.0, np.inf
+    sample = _Sample(data=data, at=at, unit=unit)
     if not unit:
         sizes = np.concatenate([_sizes(block) for block in gather(data, at)])
         typical = float(np.median(sizes[sizes > 0])) if sizes.any() else 1.0
-        scale = 1.0 if _NORMAL[0] <= typical <= _NORMAL[1] else 2.0 ** -np.frexp(typical)[1]
-        limit = _OUTLIER * typical * scale
+        scale = 1.0 if _NORMAL[0] <= typical <= _NORMAL[1] else float(2.0 ** -np.frexp(typical)[1])
+        sample = replace(sample, scale=scale, limit=_OUTLIER * typical * scale)
+    find = _by_covariance if sample.dim <= WIDE else _by_iteration
+    axes, variances, trace = find(sample, reduced, kernels, progress)
+    explained = float(np.clip(variances, 0, None).sum()) / trace if trace > 0 else 1.0
+    return Reduction(axes=axes, unit=unit, explained=min(explained, 1.0), scale=sample.scale)
+
+
+_Axes = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]
+
+
+def _by_covariance(sample: _Sample, reduced: int, kernels: Kernels, progress: Progress) -> _Axes:
+    """Leading axes (dim, reduced), their variances (reduced,), and the sum of all variances."""
+    dim, rows = sample.dim, len(sample)
     total, square, seen = np.zeros(dim), np.zeros((dim, dim)), 0
-    for block in gather(data, at):
-        block_sum, block_square = kernels.moments(_tame(block, scale, limit), unit=unit)
+    for block in sample.blocks():
+        block_sum, block_square = kernels.moments(block, unit=sample.unit)
         total += block_sum
         square += block_square
         seen += len(block)
-        progress("covariance", seen, len(at))
+        progress("covariance", seen, rows)
     mean = total / seen
     covariance = square / seen - np.outer(mean, mean)
     progress("axes", 0, 0)
     axes, variances = kernels.top_axes(covariance, reduced)
-    trace = float(np.trace(covariance))
-    explained = float(np.clip(variances, 0, None).sum()) / trace if trace > 0 else 1.0
-    return Reduction(axes=axes, unit=unit, explained=min(explained, 1.0), scale=float(scale))
+    return axes, variances, float(np.trace(covariance))
+
+
+def _by_iteration(sample: _Sample, reduced: int, kernels: Kernels, progress: Progress) -> _Axes:
+    """The same by randomized subspace iteration (Halko, Martinsson and Tropp 2011, doi:10.1137/090771806, § 4.5).
+
+    The covariance times a basis, made orthonormal, is the next basis; the last one is turned into the axes.
+    """
+    dim, rows = sample.dim, len(sample)
+    width = min(reduced + SPARE, dim)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, width)))[0]
+    for number in range(PASSES):
+        total, product, squares, seen = np.zeros(dim), np.zeros((dim, width)), 0.0, 0
+        narrow = basis.astype(np.float32)
+        for block in sample.blocks():
+            wide = dense.normalize(np, block) if sample.unit else block
+            total += wide.sum(axis=0, dtype=np.float64)
+            squares += float(np.einsum("ij,ij->", wide, wide, dtype=np.float64))
+            product += wide.T @ (wide @ narrow)
+            seen += len(block)
+            progress("covariance", number * rows + seen, PASSES * rows)
+        mean = total / rows
+        product = product / rows - np.outer(mean, mean @ basis)
+        if number < PASSES - 1:
+            basis = np.linalg.qr(product)[0]
+    progress("axes", 0, 0)
+    turned, variances = kernels.top_axes(basis.T @ product, reduced)
+    return (basis @ turned).astype(np.float32), variances, squares / rows - float(mean @ mean)

@@ -13,7 +13,7 @@ from engine.index import ivfpq, shards
 from engine.index.build import sum_file
 from engine.index.device import settle
 from engine.index.exact import compare, exact_search, excluded_rows
-from engine.index.manifest import IndexManifest, Part, read_index_manifest
+from engine.index.manifest import IndexManifest, Part, read_index_manifest, stale
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
 from engine.index.spec import SearchSpec, default_rerank
@@ -51,9 +51,9 @@ class Index:
         settled = settle(device) if isinstance(device, str) else device
         manifest = read_index_manifest(path)
         store = store or Store.open(path.parent.parent)
-        if manifest.store_digest != store.manifest.digest:
+        if change := stale(manifest, store.manifest):
             raise IndexUnusableError(
-                f"{path}: built from another state of {store.path}. Build it again: "
+                f"{path}: built from another state of {store.path}: {change}. Build it again: "
                 f"mirsearch build {store.path} --layer {manifest.spec.layer}"
             )
         _check_parts(path, manifest)
@@ -70,8 +70,13 @@ class Index:
             raise IndexUnusableError(f"{error} Build the index again.") from error
 
     def __len__(self) -> int:
-        """How many photos."""
+        """How many rows, those of removed photos among them."""
         return self.manifest.rows
+
+    @property
+    def photos(self) -> int:
+        """How many photos an answer may hold."""
+        return self.store.photos
 
     @property
     def layer(self) -> str:
@@ -80,12 +85,12 @@ class Index:
 
     def settings(self, spec: SearchSpec) -> tuple[int, int]:
         """The probes and the candidates that a search with this specification uses."""
-        lists = self.manifest.spec.lists or 1
-        wanted = max(self.manifest.rerank, default_rerank(spec.k, len(self), self.manifest.spec.metric))
-        chosen = max(min(wanted, ivfpq.most_candidates(self.device, len(self))), spec.k)
-        rerank = min(spec.rerank or chosen, len(self))
+        lists, photos = self.manifest.spec.lists or 1, self.photos
+        wanted = max(self.manifest.rerank, default_rerank(spec.k, photos, self.manifest.spec.metric))
+        chosen = max(min(wanted, ivfpq.most_candidates(self.device, photos)), spec.k)
+        rerank = min(spec.rerank or chosen, photos)
         # Who wants all rows compared, or nearly as many as there are, wants no list left out.
-        probes = spec.probes or (lists if rerank >= len(self) else self.manifest.probes)
+        probes = spec.probes or (lists if rerank >= photos else self.manifest.probes)
         return min(probes, lists), max(rerank, 1)
 
     def search(
@@ -96,7 +101,7 @@ class Index:
         exclude: npt.ArrayLike | None = None,
         progress: Progress = silent,
     ) -> SearchResult:
-        """The k nearest photos of each query, with exact scores.
+        """The k nearest photos of each query, with exact scores; never one that was removed from the store.
 
         queries: (n, dim) or (dim,) finite float32. exclude: (n,) photo ids, one for each query, that its answer
         must not contain (−1 for none). Any number of queries in bounded memory. InputError for a wrong shape or
@@ -106,7 +111,7 @@ class Index:
         rows = check_queries(queries, self.manifest.dim, self.layer)
         banned = None if exclude is None else np.atleast_1d(np.asarray(exclude, np.int64))
         probes, rerank = self.settings(spec)
-        if not self.shards or (rerank >= len(self) and probes >= (self.manifest.spec.lists or 0)):
+        if not self.shards or (rerank >= self.photos and probes >= (self.manifest.spec.lists or 0)):
             metric = self.manifest.spec.metric
             return exact_search(
                 self.store, self.layer, rows, spec.k, metric=metric, kernels=self.kernels, exclude=banned,
@@ -134,8 +139,7 @@ class Index:
         reduced = self.reduction.apply(queries, self.kernels)
         if metric == "ip":
             reduced = _of_size_one(reduced)
-        candidates = shards.candidates(self.shards, reduced, rerank, probes)
-        unanswered = np.flatnonzero((candidates < 0).all(axis=1))  # FAISS has no order for rows that are all alike
+        candidates, unanswered = self._candidates(reduced, k, probes, rerank)
         candidates = np.where(candidates == banned[:, None], -1, candidates)
         for codes, asked, keep in self._steps(queries, reduced, k, rerank):
             if candidates.shape[1] > keep:
@@ -144,9 +148,27 @@ class Index:
         rows, scores = self.kernels.rerank(queries, candidates, data, metric, k)
         if len(unanswered):
             rows[unanswered], scores[unanswered] = compare(
-                data.values, queries[unanswered], banned[unanswered], k, metric, self.kernels
-            )
+                data.values, queries[unanswered], banned[unanswered], k, metric, self.kernels,
+                removed=self.store.removed,
+            )  # fmt: skip
         return rows, scores
+
+    def _candidates(
+        self, reduced: npt.NDArray[np.float32], k: int, probes: int, rerank: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows (q, ≥ rerank) from the lists, none of them removed, and the queries (u,) that the lists cannot answer.
+
+        FAISS has no order for rows that are all alike, and lists may hold hardly more than removed rows.
+        """
+        mask = self.store.removed
+        if mask is None:
+            found = shards.candidates(self.shards, reduced, rerank, probes)
+            return found, np.flatnonzero((found < 0).all(axis=1))
+        # One more than the answer: the query's own photo may be among them.
+        least, most = min(k + 1, self.photos), ivfpq.most_candidates(self.device, len(self))
+        removed = shards.Removed(mask=mask, least=least, most=most)
+        found, wanting = shards.present_candidates(self.shards, reduced, rerank, probes, removed)
+        return found, np.flatnonzero(wanting | (found < 0).all(axis=1))
 
     def _steps(
         self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], k: int, rerank: int

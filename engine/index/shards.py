@@ -1,6 +1,7 @@
-"""Shards: the rows of an index cut into ranges, searched one after the other and merged."""
+"""Shards: the rows of an index cut into ranges, searched one after the other and merged; removed rows left out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -8,6 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.index import ivfpq
+
+# Where removed rows took the place of present ones, so many times more candidates are asked for, but not past this.
+WIDER, MOST = 4, 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """Rows that are in the shards and must be in no answer.
+
+    mask: (n,) bool. least: candidates that a query needs. most: candidates that one search can give.
+    """
+
+    mask: npt.NDArray[np.bool_]
+    least: int
+    most: int
 
 
 def ranges(rows: int, per_shard: int) -> list[tuple[int, int]]:
@@ -29,3 +45,32 @@ def candidates(
     closeness[rows < 0] = -np.inf
     best = np.argpartition(closeness, -count, axis=1)[:, -count:]
     return np.take_along_axis(rows, best, axis=1)
+
+
+def present_candidates(
+    shards: Sequence[Any], queries: npt.NDArray[np.float32], count: int, probes: int, removed: Removed
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Like `candidates`, about `count` of them and none removed; whether removed rows took the place of others (q,).
+
+    More are asked for in proportion to the rows that are removed. Where that was not enough, since removed rows lie
+    close together, more again; what is still wanting then can only be found by comparing with every row.
+    """
+    enough = max(count // 2, removed.least)
+
+    def ask(asked: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        found = candidates(shards, asked, wanted, probes)
+        given = (found >= 0).sum(axis=1)
+        found[removed.mask[found]] = -1  # what is −1 stays so
+        present = (found >= 0).sum(axis=1)
+        # As many as were asked for: there are more. Fewer: it is all that the lists hold.
+        return found, (present < enough) & (given == wanted) | (present < removed.least) & (given >= removed.least)
+
+    most = max(count, min(MOST, removed.most))
+    wanted = min(int(count * len(removed.mask) / max((~removed.mask).sum(), 1)) + 1, most)
+    found, wanting = ask(queries)
+    while wanted < most and wanting.any():
+        wanted, again = min(WIDER * wanted, most), np.flatnonzero(wanting)
+        wider, wanting[again] = ask(queries[again])
+        found = np.pad(found, ((0, 0), (0, wanted - found.shape[1])), constant_values=-1)
+        found[again] = wider
+    return found, wanting

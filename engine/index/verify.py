@@ -5,7 +5,7 @@ from pathlib import Path
 
 from engine.errors import EngineError
 from engine.index.build import sum_file
-from engine.index.manifest import read_index_manifest
+from engine.index.manifest import read_index_manifest, stale
 from engine.progress import Progress, silent
 from engine.store.manifest import read_manifest
 from engine.store.verify import Damage, VerifyReport
@@ -25,8 +25,9 @@ def verify_index(folder: Path, *, progress: Progress = silent) -> VerifyReport:
     read, damage = 0, list[Damage]()
     try:
         manifest = read_index_manifest(folder)
-        if manifest.store_digest != read_manifest(folder.parent.parent).digest:
-            damage.append(Damage(file="index.json", reason="built from another state of the store: build it again"))
+        if change := stale(manifest, read_manifest(folder.parent.parent)):
+            reason = f"built from another state of the store, {change}: build it again"
+            damage.append(Damage(file="index.json", reason=reason))
     except EngineError as error:
         return VerifyReport(
             path=folder, bytes_read=0, seconds=0.0, damage=[Damage(file="index.json", reason=str(error))]
