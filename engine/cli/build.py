@@ -25,7 +25,7 @@ PHASES = ("pca", "train", "reduce", "add", "codes", "write", "flush")
 
 def build(
     store: StoreArgument,
-    layer: Annotated[str, typer.Option("--layer", "-l", help="fc7, fc8 or all.")] = "all",
+    layer: Annotated[str, typer.Option("--layer", "-l", help="A layer, or all.")] = "all",
     metric: Annotated[str, typer.Option("--metric", help="cosine, ip (inner product) or l2.")] = "cosine",
     reduced: Annotated[int | None, typer.Option("--reduced", help="Dimensions kept by the PCA.")] = None,
     lists: Annotated[int | None, typer.Option("--lists", help="Cells of the coarse quantizer; 0: exact.")] = None,
@@ -67,7 +67,10 @@ def build(
         say_json({"device": str(settled), "indices": [_document(report) for report in reports]})
     else:
         which = chosen(layers[0], name)
-        say_next(["query", store, *which, "--photo", opened.photo_ids[0], "-k", 10], ["bench", store, *which])
+        say_next(
+            ["query", store, *which, "--photo", opened.photo_ids[opened.present_rows[0]], "-k", 10],
+            ["bench", store, *which],
+        )
 
 
 def describe(report: "BuildReport") -> list[tuple[str, object]]:

@@ -25,6 +25,7 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
     Example: `mirsearch info store`
     """
     from engine.index.build import BuildReport
+    from engine.index.manifest import stale
     from engine.index.verify import index_folders
     from engine.store.store import Store
 
@@ -33,12 +34,13 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
     if json_:
         say_json(_document(opened, indices))
         return
-    ids = opened.photo_ids
+    ids = opened.photo_ids[opened.present_rows]
     manifest = opened.manifest
     say_facts(
-        f"Store {store}: {len(opened):,} photos",
+        f"Store {store}: {opened.photos:,} photos",
         [
             ("photo ids", f"{ids.min()} to {ids.max()}" if len(ids) else "none"),
+            *([("removed", f"{manifest.removed.count:,} more, whose rows are kept")] if manifest.removed else []),
             *(
                 (name, f"{layer.dim:,} × float32, {size(len(opened) * layer.dim * 4)}")
                 for name, layer in manifest.layers.items()
@@ -59,8 +61,8 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
             *describe(report),
             ("size", f"{report.bytes_per_photo:,.0f} bytes a photo"),
         ]
-        if found.store_digest != manifest.digest:
-            lines.append(("stale", "built from another state of the store: build it again"))
+        if change := stale(found, manifest):
+            lines.append(("stale", f"built from another state of the store, {change}: build it again"))
         say_facts(f"Index {name}", lines)
 
 
@@ -86,16 +88,19 @@ def _quarantine(store: Path, count: int) -> str:
 
 
 def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict[str, Any]:
-    manifest = store.manifest
+    from engine.index.manifest import stale
+
+    manifest, ids = store.manifest, store.photo_ids[store.present_rows]
     return {
         "path": str(store.path),
+        "photos": store.photos,
         "rows": len(store),
         "format_version": manifest.version,
         "engine_version": manifest.engine_version,
         "layers": {
             name: {"dim": layer.dim, "bytes": len(store) * layer.dim * 4} for name, layer in manifest.layers.items()
         },
-        "photo_ids": {"min": int(store.photo_ids.min()), "max": int(store.photo_ids.max())} if len(store) else None,
+        "photo_ids": {"min": int(ids.min()), "max": int(ids.max())} if len(ids) else None,
         "quarantined": manifest.quarantined,
         "sources": manifest.sources,
         "indices": {
@@ -108,7 +113,7 @@ def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict
                 "bytes": sum(part.bytes for part in found.parts.values()),
                 "shards": len(found.shards),
                 "training": found.training,
-                "stale": found.store_digest != manifest.digest,
+                "stale": stale(found, manifest) is not None,
             }
             for name, found in indices.items()
         },
