@@ -49,9 +49,8 @@ def known(path: Path) -> str:
     """The suffix, in small letters; InputError where it names no format."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(
-            f"{path}: files that end in {suffix or 'nothing'} are not known, expected {', '.join(SUFFIXES)}"
-        )
+        found = f"files that end in {suffix}" if suffix else "files without a suffix"
+        raise InputError(f"{path}: {found} are not known, expected {', '.join(SUFFIXES)}")
     return suffix
 
 

@@ -55,9 +55,8 @@ def from_float32(rows: npt.NDArray[np.float32], dtype: np.dtype[Any], where: str
         inside = (rows >= float(limits.min)) & (rows.astype(np.float64) <= float(limits.max))
         converted = np.where(inside, rows, np.float32(0)).astype(dtype)
         good = inside & (converted == rows) & ~(np.signbit(rows) & (rows == 0))
-    _require(
-        rows, good, where, first, f"{where} holds {dtype} alone. Choose a format of float32, such as .fbin or .npy"
-    )
+    why = f"{dtype} cannot hold it exactly. Choose a format of float32, such as .fbin or .npy"
+    _require(rows, good, where, first, why)
     return converted
 
 
