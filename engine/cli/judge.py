@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from engine.cli.console import Reporter, say_facts, say_json, say_next, say_table
+from engine.cli.console import Reporter, say_facts, say_json, say_next, say_table, warn
 from engine.cli.options import (
     DeviceOption,
     ImagesOption,
@@ -37,7 +37,10 @@ def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
 def bench(
     store: StoreArgument,
     layer: LayerOption = None,
-    queries: Annotated[int, typer.Option("--queries", min=1, help="Photos held out as queries.")] = 1000,
+    queries: Annotated[
+        int | None,
+        typer.Option("--queries", min=1, help="How many queries.", show_default="1,000 photos, or all imported ones"),
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of the timed searches.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of queries.")] = 0,
     probes: Annotated[str | None, typer.Option("--probes", help="Grid, such as 16,32,64.", show_default=False)] = None,
@@ -76,8 +79,10 @@ def bench(
         return
     say_facts(f"Index {index.path.name} of {store}: {layer}, {index.manifest.spec.metric}", [
         device_facts(index.device),
-        ("queries", f"{report.queries:,} photos held out, seed {seed}"),
+        ("queries", report.asked),
     ])  # fmt: skip
+    for warning in report.warnings:
+        warn(warning)
     say_table(BENCH_COLUMNS, [bench_row(point) for point in document["points"]])
     say_facts("Written", list(files.items()))
     say_next(["dedup", store, *chosen(layer, name), "--out", "duplicates"])

@@ -2,11 +2,13 @@
 
 What the figures mean (`BenchReport.to_dict` has them all in one JSON document):
 
-- **Queries** are distinct photos of the store chosen by the seed, each left out of its own answer; **recall@k** is
-  fair to ties and measured against exact search: see `engine.jobs.truth`. Recall@1 and @10 come from the answer that
-  is timed (k = 10 by default); recall@100 from a search of its own, not timed, in stores of more than 100 photos. It
-  re-ranks as many candidates as the point says (100 at least), at the default point as many as the index chooses for
-  k = 100: `rerank_at_100`.
+- **Queries** are those that were imported with the layer for the index's metric, with their true neighbours
+  (`truth_source`; `truth_agrees`: see `engine.jobs.query_set`); else, or if `own_queries`, distinct photos of the store
+  chosen by the seed, each left out of its own answer. **recall@k** is fair to ties and measured against exact search:
+  see `engine.jobs.truth`. Recall@1 and @10 come from the answer that is timed (k = 10 by default); recall@100 from a
+  search of its own, not timed, in stores of more than 100 photos, where so many true neighbours are known. It re-ranks
+  as many candidates as the point says (100 at least), at the default point as many as the index chooses for k = 100:
+  `rerank_at_100`.
 - **QPS** is all queries in one call, divided by its wall time: the median of the repeats, and the least and greatest.
 - **Latency** is one query per call, timed one by one with a monotonic clock after a warm-up, in milliseconds; p50,
   p95 and p99 are nearest-rank percentiles (calls that were really made) of one repeat, then the median of the repeats.
@@ -28,7 +30,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -40,7 +42,8 @@ from engine.index.spec import GPU_MAX_PROBES, SearchSpec
 from engine.jobs.doctor import cpu_model, examine_machine, memory
 from engine.jobs.measure import DEEP_K, BenchPoint, Run, Setting
 from engine.jobs.plot import draw_recall_qps
-from engine.jobs.truth import TruthSpec, ground_truth
+from engine.jobs.query_set import MOST_QUERIES, imported_truth
+from engine.jobs.truth import Truth, TruthSpec, ground_truth
 from engine.progress import Progress, silent
 from engine.store.durable import disk_errors, write_whole
 from engine.version import VERSION
@@ -48,19 +51,22 @@ from kernels import Device
 from kernels.device import cpu_threads
 
 FORMAT_VERSION = 1
+HELD_OUT = 1000  # queries
 _Count = Annotated[int, Field(ge=1, le=1 << 20)]
 
 
 class BenchSpec(BaseModel):
     """How a benchmark is done.
 
-    queries: held-out queries wanted, chosen by seed. k: neighbours of the timed searches. probes, rerank: the grid;
-    chosen around the index's own settings when None, which are always a point of it. repeats: timed rounds.
+    queries: how many; None: 1,000 photos held out, or as many as were imported, up to 10,000. own_queries: hold photos
+    of the store out by the seed, even if queries were imported. k: neighbours of the timed searches. probes, rerank:
+    the grid; chosen around the index's own settings when None, which are always a point of it. repeats: timed rounds.
     latency_queries: how many of the queries are timed one by one in each round.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    queries: _Count = 1000
+    queries: _Count | None = None
+    own_queries: bool = False
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
     k: _Count = 10
     probes: Annotated[tuple[_Count, ...], Field(min_length=1)] | None = None
@@ -77,12 +83,20 @@ class BenchSpec(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport:
-    """A benchmark: the settings, the index, the machine, and its points in the order of the grid, exact last."""
+    """A benchmark: the settings, the index, the machine, and its points in the order of the grid, exact last.
+
+    queries: how many there were, and query_source what they are. truth_source, truth_agrees, warnings: of the true
+    neighbours; see `Truth`.
+    """
 
     spec: BenchSpec
     queries: int
     truth_k: int
     truth_cached: bool
+    query_source: Literal["held out", "imported"]
+    truth_source: Literal["computed", "imported"]
+    truth_agrees: float | None
+    warnings: tuple[str, ...]
     index: dict[str, Any]
     machine: dict[str, Any]
     peak_memory_mib: int
@@ -92,18 +106,23 @@ class BenchReport:
     def to_dict(self) -> dict[str, Any]:
         """One JSON-able document; no number in it is NaN or infinite."""
         document = asdict(self)
-        spec = self.spec.model_dump(mode="json") | {"held_out": "leave-one-out"}
+        held_out = "leave-one-out" if self.query_source == "held out" else None
+        spec = self.spec.model_dump(mode="json") | {"held_out": held_out}
         points = [point | point.pop("setting") for point in document.pop("points")]
         return {"format": "mirsearch-bench", "version": FORMAT_VERSION} | document | {"spec": spec, "points": points}
+
+    @property
+    def asked(self) -> str:
+        """The queries and their truth, in a line."""
+        if self.query_source == "held out":
+            return f"{self.queries:,} photos held out, seed {self.spec.seed}"
+        theirs = "with their neighbours" if self.truth_source == "imported" else "neighbours computed"
+        return f"{self.queries:,} that were imported, {theirs}"
 
 
 def run_bench(index: Index, spec: BenchSpec, progress: Progress = silent) -> BenchReport:
     """Measure an index at every point of a grid, and exact search beside it. InputError for an empty store."""
-    deep = max(spec.k, DEEP_K)
-    wanted = TruthSpec(
-        layer=index.layer, metric=index.manifest.spec.metric, queries=spec.queries, k=deep, seed=spec.seed
-    )
-    truth = ground_truth(index.store, wanted, device=index.device, progress=progress)
+    truth = _truth(index, spec, progress)
     runs = [Run(index, truth, setting, k=spec.k, singles=spec.latency_queries) for setting in settings_of(index, spec)]
     for done, run in enumerate(runs):
         progress("recall", done, len(runs), unit="points", detail=run.name)
@@ -115,12 +134,28 @@ def run_bench(index: Index, spec: BenchSpec, progress: Progress = silent) -> Ben
     progress("timing", spec.repeats * len(runs), spec.repeats * len(runs), unit="points")
     return BenchReport(
         spec=spec, queries=len(truth), truth_k=truth.scores.shape[1], truth_cached=truth.cached,
+        query_source="held out" if truth.held_out else "imported", truth_source=truth.source,
+        truth_agrees=truth.agrees, warnings=truth.warnings,
         index=describe_index(index), machine=describe_machine(index.device),
         # Kilobytes on Linux: getrusage(2).
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         points=mark_pareto([run.point() for run in runs], spec.k),
     )  # fmt: skip
+
+
+def _truth(index: Index, spec: BenchSpec, progress: Progress) -> Truth:
+    """Imported queries where there are some for the metric of the index and they are wanted; else photos held out."""
+    wanted = TruthSpec(
+        layer=index.layer, metric=index.manifest.spec.metric, queries=spec.queries or HELD_OUT,
+        k=max(spec.k, DEEP_K), seed=spec.seed,
+    )  # fmt: skip
+    if not spec.own_queries:
+        theirs = replace(wanted, queries=spec.queries or MOST_QUERIES)
+        truth = imported_truth(index.store, theirs, spec.k, device=index.device, progress=progress)
+        if truth is not None:
+            return truth
+    return ground_truth(index.store, wanted, device=index.device, progress=progress)
 
 
 def settings_of(index: Index, spec: BenchSpec) -> list[Setting]:
@@ -132,7 +167,7 @@ def settings_of(index: Index, spec: BenchSpec) -> list[Setting]:
     if not index.shards:
         return [Setting(kind="exact", default=True)]
     own = index.settings(SearchSpec(k=spec.k))
-    lists, rows = index.manifest.spec.lists or 1, len(index)
+    lists, rows = index.manifest.spec.lists or 1, index.photos
     most = GPU_MAX_PROBES if index.device.kind == "cuda" else lists
     grid = {
         (min(probes, lists), min(rerank, rows))
@@ -174,6 +209,7 @@ def describe_index(index: Index) -> dict[str, Any]:
         "name": index.path.name,
         "layer": index.layer,
         "metric": manifest.spec.metric,
+        "photos": index.photos,
         "rows": len(index),
         "dim": manifest.dim,
         "store_digest": manifest.store_digest,

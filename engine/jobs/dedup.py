@@ -69,8 +69,8 @@ class Duplicates:
 
     pairs: (m, 2) int64 photo ids, a < b, ascending, each once. scores: (m,) float32, their cosines. groups: by size
     descending. copies: (c, 2) int64, each photo whose row has the very same bytes as that of a lower photo id, and the
-    lowest such id. photos: in the store. searched_again: photos whose first neighbours were all duplicates. seconds:
-    by phase. layer, metric, device: of the index.
+    lowest such id. photos: in the store, without the removed ones, which are in nothing here. searched_again: photos
+    whose first neighbours were all duplicates. seconds: by phase. layer, metric, device: of the index.
     """
 
     pairs: I64
@@ -104,7 +104,7 @@ def find_duplicates(index: Index, spec: DedupSpec | None = None, progress: Progr
     store, layer, threshold = index.store, index.layer, spec.threshold_for(index.layer)
     started = time.perf_counter()
     lowest = equal_rows(store, layer, progress)
-    copied = np.flatnonzero(lowest != np.arange(len(store)))
+    copied = np.flatnonzero((lowest >= 0) & (lowest != np.arange(len(store))))
     summed = time.perf_counter()
     near, near_scores, searched_again = _Join(index, spec, lowest, progress).run()
     joined = time.perf_counter()
@@ -117,25 +117,25 @@ def find_duplicates(index: Index, spec: DedupSpec | None = None, progress: Progr
     pairs, scores = expand(distinct, near_scores, copies)
     ended = time.perf_counter()
     return Duplicates(
-        pairs=pairs, scores=scores, groups=groups, copies=copies, threshold=threshold, photos=len(store),
+        pairs=pairs, scores=scores, groups=groups, copies=copies, threshold=threshold, photos=store.photos,
         searched_again=searched_again, layer=layer, metric=index.manifest.spec.metric, device=str(index.device),
         seconds={"checksums": summed - started, "search": joined - summed, "group": ended - joined},
     )  # fmt: skip
 
 
 class _Join:
-    """The search of every distinct row of a layer among all rows."""
+    """The search of every distinct row of a layer among all rows; of removed photos neither."""
 
     def __init__(self, index: Index, spec: DedupSpec, lowest: I64, progress: Progress) -> None:
         self.index, self.spec, self.lowest, self.progress = index, spec, lowest, progress
         self.threshold = spec.threshold_for(index.layer)
-        self.most = len(index) - 1
+        self.most = max(index.photos - 1, 0)
         self._keys: list[I64] = []
         self._scores: list[F32] = []
 
     def run(self) -> tuple[I64, F32, int]:
         """Pairs (m, 2) of distinct rows, each the lowest of its class; scores (m,); how many were searched again."""
-        waiting, k, again = np.unique(self.lowest), min(self.spec.neighbors, self.most), 0
+        waiting, k, again = np.unique(self.lowest[self.lowest >= 0]), min(self.spec.neighbors, self.most), 0
         while len(waiting) and k:
             full = [self._block(rows, k) for rows in self._blocks(waiting, k)]
             waiting = np.concatenate(full)
@@ -194,7 +194,7 @@ class _Join:
         wanted = min(WIDER[index.manifest.spec.metric] * k, self.most)
         candidates = max(CANDIDATES_PER_NEIGHBOR * wanted, user.rerank if user and user.rerank else 0)
         probes = user.probes if user and user.probes else max(PROBES, index.manifest.probes // 4)
-        if not index.shards or candidates >= len(index):
+        if not index.shards or candidates >= index.photos:
             return None
         if index.device.kind == "cuda" and candidates > MOST_CANDIDATES:
             return None

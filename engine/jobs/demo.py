@@ -175,8 +175,9 @@ def _grid(index: Index) -> BenchSpec:
 
 
 def _made_from(index: Index) -> str:
-    """What a result was made from: the index's own checksum, which covers its store's."""
-    return index.manifest.digest
+    """What a result was made from: the index's own checksum, which covers its store's rows, and the removed ones."""
+    removed = index.store.manifest.removed
+    return index.manifest.digest + (removed.xxh3 if removed else "")
 
 
 def _same(file: Path, made_from: str) -> dict[str, Any] | None:

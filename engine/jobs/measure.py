@@ -102,7 +102,7 @@ class Run:
         answers = self._answers(self.k, self.setting.rerank)
         for k in sorted({k for k in (1, 10, self.k, DEEP_K) if k <= self.k}):
             self.recall[str(k)] = round(recall_of_answers(store, truth, answers, k, device=device), 10)
-        if self.k < DEEP_K < len(store):
+        if self.k < DEEP_K < store.photos and truth.scores.shape[1] >= DEEP_K:
             rerank = None if self.setting.default else self.setting.rerank
             answers = self._answers(DEEP_K, rerank)
             self.recall[str(DEEP_K)] = round(recall_of_answers(store, truth, answers, DEEP_K, device=device), 10)

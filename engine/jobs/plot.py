@@ -113,7 +113,8 @@ class _Drawing:
     def _titles(self) -> None:
         index, machine, spec = (self.document[key] for key in ("index", "machine", "spec"))
         metric = {"cosine": "cosine", "ip": "inner product", "l2": "squared L2 distance"}[index["metric"]]
-        title = f"{index['layer']}, {metric}, {index['rows']:,} photo{'s'[: index['rows'] != 1]}, {machine['device']}"
+        photos = index.get("photos", index["rows"])  # documents of version 0.1 know rows alone
+        title = f"{index['layer']}, {metric}, {photos:,} photo{'s'[: photos != 1]}, {machine['device']}"
         self.figure.text(0.022, 0.945, f"Recall and throughput: {title}", fontsize=12.5, fontweight="bold")
         self.figure.text(0.022, 0.9, machine_line(machine, spec["repeats"]), fontsize=8, color=SOFT)
         self.strip.set_xlabel(

@@ -1,7 +1,8 @@
-"""Ground truth of a benchmark: the exact neighbours of held-out queries, kept beside the store, and recall against it.
+"""Ground truth of a benchmark: the exact neighbours of its queries, kept beside the store, and recall against it.
 
 **Held out** means leave-one-out: queries are distinct photos of the store, chosen by the seed, and a query's own
-photo is in neither its truth nor its answer.
+photo is in neither its truth nor its answer. Queries that were imported with the store: `engine.jobs.query_set`.
+Removed photos are neither queries nor neighbours.
 
 **Recall@k** is the share of the k nearest photos that was found. An answer counts when its exact score is at least
 the k-th true score, less a relative 1e-6 for rounding; so photos that tie for the last places are worth the same,
@@ -12,8 +13,9 @@ anew from the photo ids: what an index says of its own answers is not believed; 
 
 import io
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -43,10 +45,13 @@ class TruthSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The exact neighbours of held-out queries.
+    """The exact neighbours of queries.
 
-    query_ids: (q,) int64, the photos that are asked for. queries: (q, dim) float32, their rows. photo_ids: (q, k)
-    int64 and scores: (q, k) float32, best first, absent = −1 and −inf. cached: read from the store's `truth` folder.
+    query_ids: (q,) int64, the photos that are asked for and must be in no answer; −1 for queries that are no photos of
+    the store. queries: (q, dim) float32, their rows. photo_ids: (q, k) int64 and scores: (q, k) float32, best first,
+    absent = −1 and −inf. cached: read from the store's `truth` folder. held_out: the queries are photos of the store,
+    or they were imported. source: of the neighbours. agrees: of imported ones, the share of the exact nearest that a
+    sample of the queries has among them. warnings: what is odd about them, in sentences.
     """
 
     spec: TruthSpec
@@ -55,36 +60,71 @@ class Truth:
     photo_ids: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float32]
     cached: bool
+    held_out: bool = True
+    source: Literal["computed", "imported"] = "computed"
+    agrees: float | None = None
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """How many queries."""
         return len(self.query_ids)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Queries whose neighbours are wanted: ids (q,) int64, −1 or the photo that is left out; rows (q, dim) float32.
+
+    name: what tells their file from those of other queries. about: what the rows depend on beside store and layer.
+    """
+
+    ids: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.float32]
+    name: str
+    about: dict[str, Any] = field(default_factory=dict)
+
+
 def ground_truth(store: Store, spec: TruthSpec, *, device: Device, progress: Progress = silent) -> Truth:
-    """The truth of a specification, from `STORE/truth/` if it is there and whole, else computed and kept there.
+    """The truth of held-out queries, from `STORE/truth/` if it is there and whole, else computed and kept there.
 
     As many queries and neighbours as the store has, where it has fewer (one neighbour at least, which may be absent).
-    A file that is damaged or belongs to another state of the store is computed again. A store that cannot be written
-    to still gets its truth; it is then not kept. InputError for an empty store.
+    InputError for an empty store, or one whose photos were all removed.
     """
-    if not len(store):
-        raise InputError(f"{store.path}: the store is empty, there is nothing to ask for")
-    rows = choose_rows(len(store), spec.queries, spec.seed)
-    ids, queries = store.photo_ids[rows], np.asarray(store.layer(spec.layer)[rows])
-    k = max(min(spec.k, len(store) - 1), 1)
-    key = _key(store, spec, (len(rows), k), device)
-    path = _path(store, spec, (len(rows), k), device)
-    kept = _read(path, key, ids, k)
-    if kept is not None:
-        return Truth(spec=spec, query_ids=ids, queries=queries, photo_ids=kept[0], scores=kept[1], cached=True)
-    found = exact_search(
-        store, spec.layer, queries, k, metric=spec.metric, kernels=load(device), exclude=ids, progress=progress
-    )
-    _write(path, key, ids, found.photo_ids, found.scores)
+    check_not_empty(store)
+    rows = store.present_rows[choose_rows(store.photos, spec.queries, spec.seed)]
+    asked = Asked(ids=store.photo_ids[rows], rows=np.asarray(store.layer(spec.layer)[rows]), name=f"seed{spec.seed}")
+    return compute_truth(store, spec, asked, device=device, progress=progress)
+
+
+def check_not_empty(store: Store) -> None:
+    """InputError when there is no photo to ask for, or to be answered with."""
+    if not store.photos:
+        problem = "every photo was removed" if len(store) else "the store is empty"
+        raise InputError(f"{store.path}: {problem}, there is nothing to ask for")
+
+
+def compute_truth(store: Store, spec: TruthSpec, asked: Asked, *, device: Device, progress: Progress = silent) -> Truth:
+    """The exact neighbours of any queries, kept as those of `ground_truth`.
+
+    A file that is damaged or belongs to another state of the store is computed again. A store that cannot be written
+    to still gets its truth; it is then not kept.
+    """
+    held_out = bool((asked.ids >= 0).any())
+    k = max(min(spec.k, store.photos - held_out), 1)
+    key = _key(store, spec, asked, k, device)
+    path = _path(store, spec, asked, k, device)
+    kept = _read(path, key, asked.ids, k)
+    cached = kept is not None
+    if kept is None:
+        found = exact_search(
+            store, spec.layer, asked.rows, k, metric=spec.metric, kernels=load(device), exclude=asked.ids,
+            progress=progress,
+        )  # fmt: skip
+        kept = found.photo_ids, found.scores
+        _write(path, key, asked.ids, *kept)
     return Truth(
-        spec=spec, query_ids=ids, queries=queries, photo_ids=found.photo_ids, scores=found.scores, cached=False
-    )
+        spec=spec, query_ids=asked.ids, queries=asked.rows, photo_ids=kept[0], scores=kept[1], cached=cached,
+        held_out=held_out,
+    )  # fmt: skip
 
 
 def choose_rows(rows: int, queries: int, seed: int) -> npt.NDArray[np.int64]:
@@ -92,17 +132,17 @@ def choose_rows(rows: int, queries: int, seed: int) -> npt.NDArray[np.int64]:
     return np.random.default_rng(seed).choice(rows, min(queries, rows), replace=False).astype(np.int64)
 
 
-def _key(store: Store, spec: TruthSpec, shape: tuple[int, int], device: Device) -> str:
+def _key(store: Store, spec: TruthSpec, asked: Asked, k: int, device: Device) -> str:
     """Everything that the truth depends on, as one line of JSON; kernels of another kind round otherwise."""
-    queries, k = shape
-    parts = asdict(spec) | {"queries": queries, "k": k, "device": device.kind, "store": store.manifest.digest}
-    return json.dumps(parts | {"version": VERSION}, sort_keys=True)
+    parts = asdict(spec) | {"queries": len(asked.ids), "k": k, "device": device.kind, "store": store.manifest.state}
+    if store.manifest.removed:
+        parts["removed"] = store.manifest.removed.xxh3
+    return json.dumps(parts | asked.about | {"version": VERSION}, sort_keys=True)
 
 
-def _path(store: Store, spec: TruthSpec, shape: tuple[int, int], device: Device) -> Path:
+def _path(store: Store, spec: TruthSpec, asked: Asked, k: int, device: Device) -> Path:
     layer = Path(store.manifest.layers[spec.layer].file).stem
-    name = f"{layer}-{spec.metric}-{shape[0]}x{shape[1]}-seed{spec.seed}-{device.kind}.npz"
-    return store.path / "truth" / name
+    return store.path / "truth" / f"{layer}-{spec.metric}-{len(asked.ids)}x{k}-{asked.name}-{device.kind}.npz"
 
 
 def _sum(key: str, *arrays: npt.NDArray[np.generic]) -> str:
