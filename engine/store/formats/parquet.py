@@ -131,7 +131,7 @@ def write_parquet(
         [pa.field(PHOTO_ID, pa.int64(), nullable=False), pa.field(name, kind, nullable=False)],
     )
     # No dictionary, no statistics: of features they are as large as the numbers, and know no −0.0.
-    options = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
+    options: Any = {"use_dictionary": False, "write_statistics": False, "write_page_checksum": True}
     with pq.ParquetWriter(part, schema, compression="zstd", **options) as file:
         first = 0
         for block in blocks:

@@ -32,7 +32,7 @@ def whole_rows(suffix: str) -> st.SearchStrategy[Any]:
     return arrays.arrays(np.int64, shapes, elements=st.integers(low, high)).map(lambda rows: rows.astype("f4"))
 
 
-def encoded(suffix: str, rows: Any) -> bytes:
+def encoded(suffix: str, rows: Any) -> Any:
     """The bytes of a file of rows (n, d), put together by hand or by the format's own library."""
     n, d = rows.shape
     file = io.BytesIO()
@@ -74,6 +74,6 @@ def decoded(path: Path) -> Any:
         return h5["train"][:]
 
 
-def same_bits(a: Any, b: Any) -> bool:
+def same_bits(a: Any, b: Any) -> Any:
     """Whether two float32 arrays are the same to the last bit, −0.0 and denormals too."""
     return a.shape == b.shape and a.dtype == b.dtype == np.float32 and a.tobytes() == b.tobytes()

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import h5py  # type: ignore[import-untyped]
@@ -24,13 +25,13 @@ def read(path: Path) -> np.ndarray:
     return np.concatenate([block.copy() for block in open_vectors(path).blocks()])
 
 
-def queries_for(rows):
+def queries_for(rows: Any) -> Queries:
     return Queries(
         queries=rows[:1], neighbors=np.zeros((1, 1), np.int64), distances=np.zeros((1, 1), np.float32), metric="l2"
     )
 
 
-def write(path: Path, rows, size: int = 3) -> None:
+def write(path: Path, rows: Any, size: int = 3) -> None:
     blocks = (rows[start : start + size] for start in range(0, len(rows), size))
     asked = queries_for(rows) if path.suffix in (".hdf5", ".h5") else None
     write_vectors(path, "layer", blocks, photo_ids=np.arange(len(rows)) + 5, dim=rows.shape[1], queries=asked)
@@ -169,7 +170,7 @@ def test_an_interrupted_writer_leaves_no_file_and_keeps_the_old_one(tmp_path, su
     path = tmp_path / f"v{suffix}"
     path.write_bytes(b"old")
 
-    def blocks():
+    def blocks() -> Any:
         yield ROWS[:3]
         raise KeyboardInterrupt
 

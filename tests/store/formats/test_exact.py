@@ -1,5 +1,7 @@
 """No number changes in silence: every type against Python's own arithmetic."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from engine.store.formats.exact import as_float32, from_float32
 WHOLE = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"]
 
 
-def integers(dtype):
+def integers(dtype: str) -> Any:
     limits = np.iinfo(dtype)
     low, high = int(limits.min), int(limits.max)
     near = [v for e in (24, 25, 31, 32, 53, 63, 64) for v in (2**e - 1, 2**e, 2**e + 1, -(2**e), -(2**e) - 1)]

@@ -1,5 +1,7 @@
 """ann-benchmarks files: query sets that are whole, and datasets that are not what they seem."""
 
+from typing import Any
+
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ NEAR = np.array([[0, 1], [1, 11], [2, 3]], np.int32)
 FAR = np.array([[1, 2], [1, 2], [1, 2]], np.float32)
 
 
-def write(path, *, distance="euclidean", **datasets):
+def write(path: Any, *, distance: Any = "euclidean", **datasets: Any) -> Any:
     with h5py.File(path, "w") as file:
         if distance is not None:
             file.attrs["distance"] = distance
@@ -22,15 +24,15 @@ def write(path, *, distance="euclidean", **datasets):
     return path
 
 
-def whole(path, **changes):
+def whole(path: Any, **changes: Any) -> Any:
     return write(path, **({"train": TRAIN, "test": TEST, "neighbors": NEAR, "distances": FAR} | changes))
 
 
-def rows_of(vectors):
+def rows_of(vectors: Any) -> Any:
     return np.concatenate([block.copy() for block in vectors.blocks()])
 
 
-def queries_of(path, **options) -> Queries:
+def queries_of(path: Any, **options: Any) -> Queries:
     found = read_queries(path, open_hdf5(path), **options)
     assert isinstance(found, Queries), found
     return found
@@ -41,8 +43,9 @@ def queries_of(path, **options) -> Queries:
 def test_queries_come_with_their_truth(tmp_path, distance, as_bytes):
     path = whole(tmp_path / "v.hdf5", distance=distance.encode() if as_bytes else distance)
     found = queries_of(path)
-    assert (found.queries == TEST).all() and (found.neighbors == NEAR).all() and (found.distances == FAR).all()
-    assert (found.queries.dtype, found.neighbors.dtype) == (np.float32, np.int64)
+    assert (found.queries == TEST).all() and (found.neighbors == NEAR).all()
+    assert found.distances is not None and (found.distances == FAR).all()
+    assert found.queries.dtype == np.float32 and found.neighbors.dtype == np.int64
     assert found.metric == {"angular": "cosine", "euclidean": "l2", "dot": "ip"}.get(distance, distance)
 
 

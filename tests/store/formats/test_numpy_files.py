@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from engine.store.formats.numpy_files import open_npy, open_npz
 ROWS = np.arange(24, dtype=np.float32).reshape(6, 4)
 
 
-def rows_of(vectors):
+def rows_of(vectors: Any) -> Any:
     return np.concatenate([block.copy() for block in vectors.blocks()])
 
 

@@ -1,5 +1,7 @@
 """Columns of lists: fixed or not, their nulls, lengths and types."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,12 +13,12 @@ from engine.store.formats.parquet import open_parquet, read_parquet_ids
 ROWS = [[1.0, -0.0, 3.5], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0], [1e-45, 0.25, -1.0]]
 
 
-def write(path, **columns):
+def write(path: Any, **columns: Any) -> Any:
     pq.write_table(pa.table(columns), path, row_group_size=2)
     return path
 
 
-def rows_of(vectors):
+def rows_of(vectors: Any) -> Any:
     return np.concatenate([block.copy() for block in vectors.blocks()])
 
 
@@ -90,7 +92,7 @@ def test_no_rows_are_an_error(tmp_path):
 
 
 def test_ids_are_read_and_checked(tmp_path):
-    def read(values):
+    def read(values: Any) -> Any:
         return read_parquet_ids(write(tmp_path / "v.parquet", id=values), "id")
 
     assert read(pa.array([5, 2, 2**62], pa.int64())).tolist() == [5, 2, 2**62]

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -14,7 +15,7 @@ from engine.store.formats import vectors as module
 from engine.store.formats.vectors import MAX_DIM, Vectors, block_rows, fill, read_stream
 
 
-def of(pieces, rows, dim=2, dtype="f4"):
+def of(pieces: Any, rows: int, dim: int = 2, dtype: str = "f4") -> Vectors:
     return Vectors(path=Path("f"), rows=rows, dim=dim, dtype=np.dtype(dtype), read=lambda: iter(pieces))
 
 
@@ -71,10 +72,10 @@ def test_what_no_store_can_hold_is_refused(rows, dim, dtype, says):
 class Slow(io.RawIOBase):
     """A stream that gives a few bytes at a time."""
 
-    def __init__(self, data):
+    def __init__(self, data: bytes) -> None:
         self.data = data
 
-    def readinto(self, room):
+    def readinto(self, room: Any) -> int:
         count = min(3, len(self.data), len(room))
         room[:count], self.data = self.data[:count], self.data[count:]
         return count
