@@ -1,18 +1,27 @@
-"""How fast `.dat` files become a store, beside the publisher's reader, `np.fromfile` and `cat`, in the same run.
+"""How fast `.dat` files become a store, beside the publisher's reader, `np.fromfile`, `cat` and a floor in C.
 
-`python -m benchmarks.ingest --photos 20000 100000` writes results/ingest.md and .json. All contestants read the same
-files, warm in the page cache, in rounds that take turns, so that a slow spell of the machine hits all alike; figures
-are medians over the rounds, ratios are of files per second. Sample files are made in `--dir` if they are not there.
+`python -m benchmarks.ingest` writes results/ingest.md and .json. All contestants read the same files in rounds that
+take turns, so that a slow spell of the machine hits all alike; figures are medians over the rounds, and ratios are
+taken within a round. Sample files and archives of them are made in `--dir` if they are not there.
 
-Floor: 20,400 bytes copied from the page cache and, for a store, 20,384 copied back to it, at the memory's bandwidth;
-beside that an open, a read and a close for each file, which is what the time goes to.
+mirsearch is measured as its users run it: `mirsearch ingest` in a process of its own, from the start of Python to the
+flushed store, every number checked and every block summed. `cat` is `find` and `cat` of the same files into one, not
+flushed. The floor is benchmarks/floor.c, compiled on the spot: the same system calls for the same bytes in and out
+with the same number of threads, flushed, and nothing else: no listing, no checks, no sums. The parallel decompressor
+alone is the one that mirsearch uses, its output thrown away.
+
+Warm: everything read was read just before. Cold: the page cache was dropped before each run (needs root). The store
+that a run wrote is removed and its disk blocks discarded before the next.
 """
 
 import argparse
+import os
 import shutil
 import statistics
 import struct
 import subprocess
+import sys
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,19 +30,28 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import table, write_result
+from engine.store.copy import BLOCK_FILES
 from engine.store.dat import RECORD_BYTES, relative_path
-from engine.store.ingest import BLOCK_FILES, ingest
 from engine.store.reader import Block, open_reader
-from engine.store.sources import find_dat_files
+from engine.store.sources import find_sources
 from engine.store.synth import describe, synthesize
 from kernels import Device
 from kernels.device import cpu_threads
 
 CPU = Device(kind="cpu")
 SLOW_FILES = 4_000  # of the readers that take hundreds of microseconds for a file
+DROP = Path("/proc/sys/vm/drop_caches")
+Run = Callable[[], float]
 
 
-def publisher(features: Path, photos: int) -> int:
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a piece of work took."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def publisher(features: Path, photos: int) -> None:
     """The reader that the publisher prints on the collection's page, in the same steps."""
     for photo_id in range(photos):
         with (features / relative_path(photo_id)).open("rb") as file:
@@ -42,102 +60,214 @@ def publisher(features: Path, photos: int) -> int:
             dims7 = struct.unpack("=q", file.read(8))[0]
             row7 = list(struct.unpack(f"={dims7}f", bytearray(file.read(dims7 * 4))))
             np.asarray(row7).reshape(1, dims7), np.asarray(row8).reshape(1, dims8)
-    return photos
 
 
-def fromfile(features: Path, photos: int) -> int:
+def fromfile(features: Path, photos: int) -> None:
     """A loop over `np.fromfile`, headers skipped."""
     for photo_id in range(photos):
         data = np.fromfile(features / relative_path(photo_id), np.float32)
         data[2:1002], data[1004:]
-    return photos
 
 
-def concatenate(features: Path, photos: int, work: Path) -> int:
-    """`cat` of all files into one."""
-    folders = [str(features / str(number)) for number in range(-(-photos // 10_000))]
-    with (work / "cat").open("wb") as out:
-        subprocess.run(["find", *folders, "-name", "*.dat", "-exec", "cat", "{}", "+"], stdout=out, check=True)
-    return photos
-
-
-def read_only(features: Path, photos: int) -> int:
+def read_only(features: Path) -> None:
     """Our reader on one thread: found, read, split and checked, nothing written."""
-    files = find_dat_files([features])
+    records = find_sources([features]).listing
     reader, block = open_reader(CPU, BLOCK_FILES), Block(BLOCK_FILES)
-    for start in range(0, photos, BLOCK_FILES):
-        reader.read(files.take(slice(start, min(start + BLOCK_FILES, photos))), block)
-    return photos
+    for start in range(0, len(records), BLOCK_FILES):
+        reader.read(records.take(slice(start, start + BLOCK_FILES)), block)
 
 
-def whole(features: Path, work: Path, threads: int) -> int:
-    """The whole ingest: found, read, checked, summed, written, flushed to the disk and renamed."""
-    store = work / f"store-{threads}"
-    return ingest([features], store, device=CPU, threads=threads).photos
+class Contest:
+    """Everything that can be run over one collection."""
+
+    def __init__(self, sample: Path, photos: int, folder: Path) -> None:
+        self.features, self.photos, self.folder = sample / "features", photos, folder
+        self.work = folder / "work"
+        self.tar, self.tar_bz2 = sample / "features.tar", sample / "features.tar.bz2"
+        self.floor = folder / "floor"
+        source = Path(__file__).with_name("floor.c")
+        subprocess.run(["cc", "-O2", "-pthread", source, "-o", self.floor], check=True)
+        self.list = "".join(f"{self.features / relative_path(photo_id)}\n" for photo_id in range(photos))
+
+    def pack(self, *, compressed: bool) -> None:
+        """Make the archives, members in order of their folders, as `tar` does it."""
+        if not self.tar.exists():
+            with tarfile.open(self.tar.with_suffix(".part"), "w") as archive:
+                archive.add(self.features, "features")
+            self.tar.with_suffix(".part").rename(self.tar)
+        if compressed and not self.tar_bz2.exists():
+            part = self.tar_bz2.with_suffix(".part")
+            tool = next((tool for tool in ("lbzip2", "pbzip2", "bzip2") if shutil.which(tool)), None)
+            if tool:
+                with part.open("wb") as out:
+                    subprocess.run([tool, "-1", "-c", self.tar], stdout=out, check=True)
+            else:
+                import bz2
+
+                with self.tar.open("rb") as data, bz2.open(part, "wb", compresslevel=1) as packed:
+                    shutil.copyfileobj(data, packed, 1 << 22)
+            part.rename(self.tar_bz2)
+
+    def clean(self) -> None:
+        """Remove what the last run wrote."""
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+
+    def mirsearch(self, source: Path, threads: int) -> float:
+        """The whole command in a process of its own."""
+        command = [Path(sys.executable).with_name("mirsearch"), "ingest", source, "--store", self.work / "store"]
+        return timed(lambda: _quietly([*command, "--device", "cpu", "--threads", threads]))
+
+    def cat(self) -> float:
+        """`find` and `cat` of all files into one."""
+        with (self.work / "cat").open("wb") as out:
+            command = ["find", str(self.features), "-name", "*.dat", "-exec", "cat", "{}", "+"]
+            return timed(lambda: subprocess.run(command, stdout=out, check=True))
+
+    def floor_of_files(self, threads: int) -> float:
+        """The system calls alone, for files."""
+        command = [self.floor, "files", threads, self.work]
+        return timed(lambda: _quietly(command, self.list))
+
+    def floor_of_tar(self, threads: int) -> float:
+        """The system calls alone, for the members of a tar, which all lie equally far apart within a folder."""
+        with tarfile.open(self.tar) as archive:
+            first = next(member for member in archive if member.isreg()).offset_data
+        stride = 512 + -(-RECORD_BYTES // 512) * 512
+        command = [self.floor, "tar", threads, self.work, self.tar, first, stride, self.photos]
+        return timed(lambda: _quietly(command))
+
+    def read_tar(self) -> float:
+        """The archive read once from front to back."""
+        return timed(lambda: _quietly([self.floor, "read", self.tar]))
+
+    def decompress(self, threads: int) -> float:
+        """The decompressor that mirsearch uses, alone."""
+        from engine.store.archives.decompress import decompress
+
+        return timed(
+            lambda: sum(len(piece) for piece, _ in decompress(os.fsencode(self.tar_bz2), "bzip2", threads=threads))
+        )
 
 
-def measure(features: Path, photos: int, rounds: int, work: Path) -> dict[str, list[float]]:
-    """Microseconds per file of each contestant in each round."""
-    slow = min(photos, SLOW_FILES)
-    contestants: dict[str, Callable[[], int]] = {
-        "publisher's struct reader, 1 thread": lambda: publisher(features, slow),
-        "np.fromfile loop, 1 thread": lambda: fromfile(features, slow),
-        "find and cat into one file": lambda: concatenate(features, photos, work),
-        "mirsearch reader, 1 thread, nothing written": lambda: read_only(features, photos),
-        "mirsearch ingest, 1 thread": lambda: whole(features, work, 1),
-        f"mirsearch ingest, {cpu_threads()} threads": lambda: whole(features, work, cpu_threads()),
-    }
-    read_only(features, photos)  # compiles, and warms the page cache
-    found: dict[str, list[float]] = {name: [] for name in contestants}
-    for number in range(rounds):
-        print(f"{photos:,} photos, round {number + 1} of {rounds}", flush=True)
-        for name, run in contestants.items():
-            for old in work.iterdir():
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-            started = time.perf_counter()
-            files = run()
-            found[name].append((time.perf_counter() - started) / files * 1e6)
+def _quietly(command: list[object], text: str | None = None) -> None:
+    done = subprocess.run([str(word) for word in command], input=text, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[:4]}: {done.stderr}")
+
+
+def drop_caches() -> None:
+    """Forget every file that the page cache holds."""
+    os.sync()
+    DROP.write_text("3")
+
+
+def measure(contest: Contest, runs: dict[str, tuple[Run, int]], rounds: int, *, cold: bool) -> dict[str, list[float]]:
+    """Microseconds per file of each run in each round; runs: seconds taken, and how many files that were."""
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(-1, rounds):  # the first round warms the page cache and what is compiled
+        if cold and number < 0:
+            continue
+        print(f"{'cold' if cold else 'warm'}, round {number + 1} of {rounds}", flush=True)
+        for name, (run, files) in runs.items():
+            contest.clean()
+            if cold:
+                drop_caches()
+            seconds = run()
+            if number >= 0:
+                found[name].append(seconds / files * 1e6)
     return found
 
 
-def report(photos: int, found: dict[str, list[float]]) -> str:
-    """One table: microseconds per file and the ratio to the publisher's reader, round by round."""
-    base = next(iter(found.values()))
+def report(title: str, found: dict[str, list[float]], against: list[str]) -> str:
+    """One table: microseconds per file, and how many times as fast as some of the others, round by round."""
     rows = []
     for name, values in found.items():
         median = statistics.median(values)
-        ratio = statistics.median([mine / other for mine, other in zip(base, values, strict=True)])
+        ratios = [
+            f"{statistics.median(b / a for a, b in zip(values, found[other], strict=True)):.2f}" for other in against
+        ]
         spread = f"{min(values):.1f} – {max(values):.1f}"
         rows.append(
-            [
-                name,
-                f"{median:.1f}",
-                spread,
-                f"{1e6 / median:,.0f}",
-                f"{RECORD_BYTES / median / 1e3:.2f}",
-                f"{ratio:.1f}",
-            ]
+            [name, f"{median:.1f}", spread, f"{1e6 / median:,.0f}", f"{RECORD_BYTES / median / 1e3:.2f}", *ratios]
         )
-    header = ["", "µs per file", "min – max", "files/s", "GB/s", "× publisher's reader"]
-    return f"## {photos:,} photos\n\n{table(header, rows)}\n"
+    header = ["", "µs per file", "min – max", "files/s", "GB/s", *(f"× {other}" for other in against)]
+    return f"## {title}\n\n{table(header, rows)}\n"
+
+
+def runs_of(contest: Contest, threads: int, *, slow: bool) -> dict[str, dict[str, tuple[Run, int]]]:
+    """The runs by kind of source."""
+    n, features = contest.photos, contest.features
+    few = min(n, SLOW_FILES)
+    reading: dict[str, tuple[Run, int]] = {
+        "publisher's reader": (lambda: timed(lambda: publisher(features, few)), few),
+        "np.fromfile": (lambda: timed(lambda: fromfile(features, few)), few),
+        "mirsearch reader alone, 1 thread": (lambda: timed(lambda: read_only(features)), n),
+    }
+    folders: dict[str, tuple[Run, int]] = {
+        "cat": (contest.cat, n),
+        "floor, 1 thread": (lambda: contest.floor_of_files(1), n),
+        "floor": (lambda: contest.floor_of_files(threads), n),
+        "mirsearch, 1 thread": (lambda: contest.mirsearch(features, 1), n),
+        "mirsearch": (lambda: contest.mirsearch(features, threads), n),
+    }
+    tar: dict[str, tuple[Run, int]] = {
+        "reading the tar": (contest.read_tar, n),
+        "floor": (lambda: contest.floor_of_tar(threads), n),
+        "mirsearch, 1 thread": (lambda: contest.mirsearch(contest.tar, 1), n),
+        "mirsearch": (lambda: contest.mirsearch(contest.tar, threads), n),
+    }
+    packed: dict[str, tuple[Run, int]] = {
+        "decompressor": (lambda: contest.decompress(threads), n),
+        "mirsearch": (lambda: contest.mirsearch(contest.tar_bz2, threads), n),
+    }
+    return {"folders": (reading if slow else {}) | folders, "tar": tar, "tar.bz2": packed}
+
+
+AGAINST = {
+    "folders": ["publisher's reader", "cat", "floor, 1 thread", "floor"],
+    "tar": ["reading the tar", "floor"],
+    "tar.bz2": ["decompressor"],
+}
+
+
+def sample(folder: Path, photos: int) -> Path:
+    """A sample collection of so many photos."""
+    found = folder / f"sample-{photos}"
+    if describe(found) is None:
+        synthesize(found, photos=photos, seed=0)
+    return found
 
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=int, nargs="+", default=[20_000, 100_000])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=100_000)
+    parser.add_argument("--packed-photos", type=int, default=20_000, help="photos of the compressed archive")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cold-rounds", type=int, default=3)
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
-    results, texts = {}, []
-    for photos in options.photos:
-        sample = options.dir / f"sample-{photos}"
-        if describe(sample) is None:
-            synthesize(sample, photos=photos, seed=0)
-        with tempfile.TemporaryDirectory(dir=options.dir) as work:
-            results[str(photos)] = measure(sample / "features", photos, options.rounds, Path(work))
-        texts.append(report(photos, results[str(photos)]))
-    head = "# Ingest\n\nPage cache warm; medians of rounds that take turns. Rounds: " + str(options.rounds)
+    threads, results, texts = cpu_threads(), {}, []
+    many = Contest(sample(options.dir, options.photos), options.photos, options.dir)
+    few = Contest(sample(options.dir, options.packed_photos), options.packed_photos, options.dir)
+    many.pack(compressed=False)
+    few.pack(compressed=True)
+    for cold in (False, True):
+        rounds = options.cold_rounds if cold else options.rounds
+        if cold and not os.access(DROP, os.W_OK):
+            texts.append("Cold: not measured, the page cache cannot be dropped here.\n")
+            continue
+        for kind in ("folders", "tar", "tar.bz2"):
+            contest = few if kind == "tar.bz2" else many
+            runs = runs_of(contest, threads, slow=not cold)[kind]
+            found = measure(contest, runs, rounds, cold=cold)
+            title = f"{kind}, {contest.photos:,} photos, {'cold' if cold else 'warm'}"
+            results[title] = found
+            texts.append(report(title, found, [name for name in AGAINST[kind] if name in found]))
+    shutil.rmtree(many.work, ignore_errors=True)
+    head = f"# Ingest\n\n{threads} threads where no other number is given; medians of {options.rounds} rounds (cold: "
+    head += f"{options.cold_rounds}) that take turns. What stands in which row: the text of `benchmarks/ingest.py`."
     write_result("ingest", {"microseconds_per_file": results}, head + "\n\n" + "\n".join(texts))
 
 

@@ -8,6 +8,7 @@ import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, size, warn
 from engine.cli.options import DeviceOption, JsonOption, device_facts, settle
+from engine.store.ingest import IngestReport
 from engine.store.ingest import ingest as ingest_files
 
 
@@ -45,9 +46,15 @@ def synth(
 
 def ingest(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="SOURCE...", help="Folders of .dat files, or files.", show_default=False)
+        list[Path],
+        typer.Argument(
+            metavar="SOURCE...", help="Folders of .dat files, archives of them, or single files.", show_default=False
+        ),
     ],
-    store: Annotated[Path, typer.Option("--store", help="Folder of the new store.", show_default=False)],
+    store: Annotated[Path, typer.Option("--store", help="Folder of the store: made, or grown.", show_default=False)],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Rewrite photos that the store has with other content.")
+    ] = False,
     device: DeviceOption = "auto",
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad file instead of setting it aside.")
@@ -57,31 +64,26 @@ def ingest(
     ] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Read all `.dat` files below SOURCE into a new store.
+    """Read all `.dat` files below SOURCE into a store: folders, .tar, .tar.gz, .tar.bz2, .tar.zst and .zip.
 
-    A file that is not a whole record of finite numbers is set aside in `quarantine.jsonl` with the reason; the exit
-    code is then 3.
+    A store that is there keeps its rows and gets the photos that it does not have. A file that is not a whole record
+    of finite numbers is set aside in `quarantine.jsonl` with the reason; the exit code is then 3. Interrupted, the
+    same command continues.
 
     Example: `mirsearch ingest sample/features --store store`
     """
     settled = settle(device, needs_faiss=False)
     with Reporter() as progress:
-        report = ingest_files(sources, store, device=settled, strict=strict, threads=threads, progress=progress)
+        report = ingest_files(
+            sources, store, device=settled, strict=strict, replace=replace, threads=threads, progress=progress
+        )
     if json_:
         say_json(asdict(report) | {"quarantine": store / "quarantine.jsonl"})
     else:
-        rate = f"{report.photos / report.seconds:,.0f} files/s, {report.bytes_read / report.seconds / 1e9:.2f} GB/s"
+        new = f"{report.photos:,} new photos in {store}, {report.total:,} in all"
         say_facts(
-            f"{report.photos:,} photos in {store}",
-            [
-                ("read", f"{size(report.bytes_read)} in {report.seconds:.1f} s ({rate}, {report.threads} threads)"),
-                device_facts(settled),
-                *(
-                    [("repeated", f"{report.repeated:,} files held a photo that was there already")]
-                    * bool(report.repeated)
-                ),
-                *([("ignored", f"{report.ignored:,} files that are not .dat")] * bool(report.ignored)),
-            ],
+            new if report.total != report.photos else f"{report.photos:,} photos in {store}",
+            [*_counts(report), device_facts(settled)],
         )
     if report.refused:
         warn(f"{report.refused:,} files were set aside; {store / 'quarantine.jsonl'} says why.")
@@ -89,3 +91,18 @@ def ingest(
         say_next(["build", store, "--layer", "all"], ["info", store])
     if report.refused:
         raise typer.Exit(3)
+
+
+def _counts(report: IngestReport) -> list[tuple[str, object]]:
+    """What was done, a line for each thing that happened at all."""
+    done = f"{report.files_read:,} files, {size(report.bytes_read)} in {report.seconds:.1f} s"
+    rate = f"{report.files_read / report.seconds:,.0f} files/s, {report.bytes_read / report.seconds / 1e9:.2f} GB/s"
+    lines: list[tuple[str, object]] = [("read", f"{done} ({rate}, {report.threads} threads)")]
+    counts = [
+        ("known", report.known, "photos that the store has already"),
+        ("replaced", report.replaced, "of them had other content, which the store has now"),
+        ("continued", report.resumed, "photos had been written when the last run was interrupted"),
+        ("repeated", report.repeated, "files held a photo that was there already"),
+        ("ignored", report.ignored, "files that are not .dat"),
+    ]
+    return [*lines, *((name, f"{count:,} {what}") for name, count, what in counts if count)]

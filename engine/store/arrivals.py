@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from engine.store.copy import BLOCK_FILES
 from engine.store.dat import FC7_DIM, FC8_DIM, examine_bytes
-from engine.store.doubles import again
 from engine.store.durable import disk_errors
 from engine.store.listed import Refused
 from engine.store.manifest import digest
+from engine.store.reader import Block
 from engine.store.writer import StoreWriter, Written
 from kernels import Device, load
 
@@ -52,6 +52,7 @@ class ArchiveCopy:
         self.size = status.st_size
         self.result = Arrived()
         self._blocks = 0
+        self._queue: deque[Future[Block]] = deque()
 
     def resume(self) -> bool:
         """Take over the rows that an interrupted run has written, if it came to the end of this archive."""
@@ -75,58 +76,96 @@ class ArchiveCopy:
     def run(self) -> Iterator[tuple[int, int, list[Refused]]]:
         """Copy it; yields (compressed bytes read, records so far, what was refused just now)."""
         from engine.store import archives  # its libraries are needed by no folder
+        from engine.store.archives.members import BATCH
 
-        kernels, result = load(self.device), self.result
-        window = _Window(self.writer)
-        self._queue: deque[Future[None]] = deque()
+        result, before, damaged = self.result, self.writer.rows, False
+        self._kernels, self._decoded = load(self.device), Block(BATCH)
+        self._window = _Window(self.writer)
+        self._spare = [Block(BLOCK_FILES) for _ in range(_WRITES_AHEAD + 1)]
         with ThreadPoolExecutor(1, thread_name_prefix="write") as self._pool:
             for batch in archives.stream(self.archive, threads=self.threads):
-                refused = list(batch.refused)
-                n = len(batch.photo_ids)
-                fc7, fc8 = np.empty((n, FC7_DIM), np.float32), np.empty((n, FC8_DIM), np.float32)
-                flags = kernels.decode(batch.records, fc7, fc8) if n else np.empty(0, np.uint8)
-                new = ~np.isin(batch.photo_ids, self.known)
-                result.known += n - int(new.sum())
-                for i in np.flatnonzero(new).tolist():
-                    photo_id = int(batch.photo_ids[i])
-                    reason = examine_bytes(batch.records[i].tobytes())[0] if flags[i] else None
-                    if reason is None and (place := window.find(photo_id)) is not None:
-                        if window.holds(place, fc7[i], fc8[i], self._drain):
-                            result.repeated += 1
-                            continue
-                        reason = again(photo_id, b"the one that came before it")
-                    if reason is not None:
-                        source = os.fsdecode(os.path.join(self.archive, batch.names[i]))  # noqa: PTH118
-                        refused.append(Refused(source=source, photo_id=photo_id, reason=reason))
-                        continue
-                    if window.full:
-                        self._write(*window.leave(BLOCK_FILES))
-                    window.enter(photo_id, fc7[i], fc8[i])
-                    result.records += 1
+                refused = [*batch.refused, *self._take(batch)]
                 result.refused += refused
                 result.ignored += batch.ignored
+                damaged |= batch.damaged
                 yield batch.position, result.records, refused
-            while window.used:
-                self._write(*window.leave(BLOCK_FILES))
+            while self._window.used and not damaged:
+                self._write()
             self._drain()
+        if damaged:  # the last of the refused says so; which of the records it is cannot be told
+            self.writer.rewind(before)
+            self._blocks = result.records = 0
         self._mark()
 
-    def _write(self, ids: npt.NDArray[np.int64], rows: dict[str, npt.NDArray[np.float32]]) -> None:
+    def _take(self, batch: Any) -> list[Refused]:
+        """Take the records of a batch into the window; those that are refused."""
+        n, ids = len(batch.photo_ids), np.asarray(batch.photo_ids, np.int64)
+        if not n:
+            return []
+        flags = self._kernels.decode(batch.records, self._decoded.fc7[:n], self._decoded.fc8[:n])
+        new = ~np.isin(ids, self.known)
+        self.result.known += n - int(new.sum())
+        odd = self._window.has(ids) | (flags != 0)
+        first = np.zeros(n, np.bool_)
+        first[np.unique(ids, return_index=True)[1]] = True
+        self._enter(ids, np.flatnonzero(new & first & ~odd))
+        return [refusal for i in np.flatnonzero(new & (odd | ~first)) if (refusal := self._look(batch, int(i)))]
+
+    def _look(self, batch: Any, i: int) -> Refused | None:
+        """Take one record that is damaged or perhaps there already."""
+        photo_id = int(batch.photo_ids[i])
+        reason = examine_bytes(batch.records[i].tobytes())[0]
+        if reason is None:
+            place = self._window.find(photo_id)
+            if place is None:
+                self._enter(batch.photo_ids, np.array([i]))
+                return None
+            if self._holds(place, i):
+                self.result.repeated += 1
+                return None
+            reason = f"photo {photo_id} again, with other content than the one that came before it"
+        source = os.fsdecode(os.path.join(self.archive, batch.names[i]))  # noqa: PTH118
+        return Refused(source=source, photo_id=photo_id, reason=reason)
+
+    def _enter(self, ids: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> None:
+        self.result.records += len(which)
+        while len(which):
+            if not self._window.free:
+                self._write()
+            now, which = which[: self._window.free], which[self._window.free :]
+            self._window.enter(ids[now], self._decoded.fc7[now], self._decoded.fc8[now])
+
+    def _holds(self, place: int, i: int) -> bool:
+        """Whether the record at `place`, in the window or on the disk, has the bytes of decoded record i."""
+        if place < 0:
+            self._drain()
+        for name, mine in (("fc7", self._decoded.fc7[i]), ("fc8", self._decoded.fc8[i])):
+            other = self._window.rows[name][place] if place >= 0 else self.writer.row(name, -1 - place)
+            if mine.tobytes() != other.tobytes():
+                return False
+        return True
+
+    def _write(self) -> None:
+        """Let a block leave the window, and write it beside the reading."""
+        if not self._spare:
+            self._spare.append(self._queue.popleft().result())
+        block = self._spare.pop()
+        ids = self._window.leave(block)
         place = self.writer.reserve(len(ids))
         key = f"{self.key}-{self._blocks}"
         self._blocks += 1
-        if len(self._queue) >= _WRITES_AHEAD:
-            self._queue.popleft().result()
 
-        def write() -> None:
+        def write() -> Block:
             with disk_errors(self.writer.path):
+                rows = {"fc7": block.fc7[: len(ids)], "fc8": block.fc8[: len(ids)]}
                 self.writer.write(place, ids, rows, key=key)
+            return block
 
         self._queue.append(self._pool.submit(write))
 
     def _drain(self) -> None:
         while self._queue:
-            self._queue.popleft().result()
+            self._spare.append(self._queue.popleft().result())
 
     def _mark(self) -> None:
         result = self.result
@@ -142,57 +181,57 @@ class _Window:
     def __init__(self, writer: StoreWriter) -> None:
         self._writer = writer
         self._ids = np.full(WINDOW, _FREE, np.int64)
-        self._rows = {"fc7": np.empty((WINDOW, FC7_DIM), np.float32), "fc8": np.empty((WINDOW, FC8_DIM), np.float32)}
-        self._free = list(range(WINDOW - 1, -1, -1))
+        self.rows = {"fc7": np.empty((WINDOW, FC7_DIM), np.float32), "fc8": np.empty((WINDOW, FC8_DIM), np.float32)}
+        self._slots = np.arange(WINDOW - 1, -1, -1)  # the free ones are the first `free`
+        self.free = WINDOW
         self._last = -1
         before = writer.ids()[writer.base.rows if writer.base else 0 :]
         self._order = np.argsort(before)
         self._before = before[self._order]
         self._first_row = writer.rows - len(before)
-        self._slots: dict[int, int] = {}  # of this archive: a slot, or −1 − row once it has left
-
-    @property
-    def full(self) -> bool:
-        return not self._free
+        self._places: dict[int, int] = {}  # of this archive: a slot, or −1 − row once it has left
 
     @property
     def used(self) -> int:
-        return WINDOW - len(self._free)
+        return WINDOW - self.free
+
+    def has(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Whether each photo is one of this job already."""
+        places = self._places
+        here = np.fromiter((photo_id in places for photo_id in ids.tolist()), np.bool_, len(ids))
+        return np.asarray(here | np.isin(ids, self._before))
 
     def find(self, photo_id: int) -> int | None:
         """Where a photo of this job is: a slot, or −1 − row; None when there is none yet."""
-        if (slot := self._slots.get(photo_id)) is not None:
-            return slot
+        if (place := self._places.get(photo_id)) is not None:
+            return place
         at = int(np.searchsorted(self._before, photo_id))
         if at < len(self._before) and self._before[at] == photo_id:
             return -1 - self._first_row - int(self._order[at])
         return None
 
-    def holds(self, place: int, fc7: Any, fc8: Any, drain: Any) -> bool:
-        """Whether the record at `place` has these bytes."""
-        if place < 0:
-            drain()
-        for name, row in (("fc7", fc7), ("fc8", fc8)):
-            mine = self._rows[name][place] if place >= 0 else self._writer.row(name, -1 - place)
-            if mine.tobytes() != row.tobytes():
-                return False
-        return True
+    def enter(self, ids: npt.NDArray[np.int64], fc7: Any, fc8: Any) -> None:
+        """Take new photos, as many as are `free` at most."""
+        slots = self._slots[self.free - len(ids) : self.free]
+        self.free -= len(ids)
+        self._ids[slots], self.rows["fc7"][slots], self.rows["fc8"][slots] = ids, fc7, fc8
+        self._places.update(zip(ids.tolist(), slots.tolist(), strict=True))
 
-    def enter(self, photo_id: int, fc7: Any, fc8: Any) -> None:
-        slot = self._free.pop()
-        self._ids[slot], self._rows["fc7"][slot], self._rows["fc8"][slot] = photo_id, fc7, fc8
-        self._slots[photo_id] = slot
-
-    def leave(self, count: int) -> tuple[npt.NDArray[np.int64], dict[str, npt.NDArray[np.float32]]]:
-        """The `count` lowest ids above the last that left, or the lowest of all when none is: a new run begins."""
-        order = np.argsort(self._ids)[: self.used]
-        start = int(np.searchsorted(self._ids[order], self._last, side="right"))
-        slots = order[start : start + count] if start < len(order) else order[:count]
+    def leave(self, block: Block) -> npt.NDArray[np.int64]:
+        """Fill a block with the lowest ids above the last that left, or the lowest of all when none is: a new run."""
+        above = np.flatnonzero((self._ids > self._last) & (self._ids != _FREE))
+        if not len(above):
+            above = np.flatnonzero(self._ids != _FREE)
+        count = min(len(above), len(block.good))
+        lowest = above[np.argpartition(self._ids[above], count - 1)[:count]]
+        slots = lowest[np.argsort(self._ids[lowest])]
         ids = self._ids[slots]
         self._last = int(ids[-1])
-        rows = {name: block[slots] for name, block in self._rows.items()}
+        np.take(self.rows["fc7"], slots, axis=0, out=block.fc7[:count], mode="clip")  # "raise" would buffer
+        np.take(self.rows["fc8"], slots, axis=0, out=block.fc8[:count], mode="clip")
         self._ids[slots] = _FREE
-        self._free += slots.tolist()
+        self._slots[self.free : self.free + count] = slots
+        self.free += count
         row = self._writer.rows
-        self._slots.update((photo_id, -1 - row - i) for i, photo_id in enumerate(ids.tolist()))
-        return ids, rows
+        self._places.update((photo_id, -1 - row - i) for i, photo_id in enumerate(ids.tolist()))
+        return ids

@@ -30,12 +30,8 @@ def one_per_photo(found: Listing) -> tuple[Listing, list[Refused], int]:
                 repeated += 1
             else:
                 if reason is None:
-                    reason = again(int(ids[i]), found.path(chosen))
+                    first_path = found.path(chosen).decode(errors="replace")
+                    reason = f"photo {ids[i]} again, with other content than {first_path}"
                 source = os.fsdecode(found.path(i))
                 refused.append(Refused(source=source, photo_id=int(ids[i]), reason=reason))
     return (found if keep.all() else found.take(np.flatnonzero(keep))), refused, repeated
-
-
-def again(photo_id: int, first: bytes) -> str:
-    """Why a record is refused whose photo another gave with other content."""
-    return f"photo {photo_id} again, with other content than {first.decode(errors='replace')}"

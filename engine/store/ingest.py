@@ -28,18 +28,21 @@ from kernels.device import cpu_threads
 class IngestReport:
     """What an ingest did. seconds: from the first folder to the renamed manifest.
 
-    photos: rows that are new. total: rows in the store now. known: records of photos that it had before. resumed: new
-    rows that an interrupted run had written. repeated: records that held a new photo's very content again.
+    photos: rows that are new. total: rows in the store now. known: records of photos that it had before. replaced:
+    those of them whose rows were rewritten. resumed: new rows that an interrupted run had written. repeated: records
+    that held a new photo's very content again.
     """
 
     store: Path
     photos: int
     total: int
     known: int
+    replaced: int
     resumed: int
     refused: int
     repeated: int
     ignored: int
+    files_read: int
     bytes_read: int
     seconds: float
     seconds_finding: float
@@ -53,6 +56,7 @@ def ingest(
     *,
     device: Device,
     strict: bool = False,
+    replace: bool = False,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> IngestReport:
@@ -85,8 +89,9 @@ def ingest(
         new = writer.rows - (writer.base.rows if writer.base else 0)
         manifest = writer.finish([str(source) for source in sources])
     return IngestReport(
-        store=store, photos=new, total=manifest.rows, known=job.known, resumed=writer.resumed, refused=len(job.refused),
-        repeated=job.repeated, ignored=job.ignored, bytes_read=(new - writer.resumed) * RECORD_BYTES,
+        store=store, photos=new, total=manifest.rows, known=job.known, replaced=0, resumed=writer.resumed, refused=len(job.refused),
+        repeated=job.repeated, ignored=job.ignored, files_read=new - writer.resumed,
+        bytes_read=(new - writer.resumed) * RECORD_BYTES,
         seconds=time.perf_counter() - started, seconds_finding=finding, device=str(device), threads=job.threads,
     )  # fmt: skip
 

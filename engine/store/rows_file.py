@@ -76,9 +76,10 @@ class RowsFile:
         """Up to `size` bytes from `offset`."""
         return os.pread(self._handle, size, offset)
 
-    def truncate(self, size: int) -> None:
-        """Cut the file to `size` bytes."""
-        os.ftruncate(self._handle, size)
+    def cut(self, size: int) -> None:
+        """Give the file a length of `size` bytes, if it has another."""
+        if os.fstat(self._handle).st_size != size:
+            os.ftruncate(self._handle, size)
 
     def sync(self) -> None:
         """Return when all that was written is on the disk."""

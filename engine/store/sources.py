@@ -152,15 +152,18 @@ class _Search:
             return
         self.seen.add(identity)
         kind = archives.kind_of(path)
-        members = archives.list_members(path, kind) if kind else None
         if kind is None:
             self.refuse(path, "neither a .dat file nor a tar or zip archive")
-        elif members is None:
-            self.streams.append(path)
+        elif kind in ("tar", "zip"):
+            members = archives.list_tar(path) if kind == "tar" else archives.list_zip(path)
+            if members.compressed:
+                self.streams.append(path)
+            else:
+                self.refused += members.refused
+                self.ignored += members.ignored
+                self.add(path, members, members.offsets)
         else:
-            self.refused += members.refused
-            self.ignored += members.ignored
-            self.add(path, members, members.offsets)
+            self.streams.append(path)
         self.progress("find files", self.records, 0, unit="files")
 
     def walk(self, top: bytes) -> None:

@@ -75,6 +75,7 @@ class StoreWriter:
         self.marks: dict[str, dict[str, Any]] = {}
         self._progress = progress
         self._blocks: list[Written | None] = []
+        self._starts: list[int] = []
         self._quarantine: list[bytes] = []
         self._query_sets: dict[str, QuerySet] = {}
         self._files: dict[str, RowsFile] = {}
@@ -167,6 +168,7 @@ class StoreWriter:
         """Take the next `rows` rows. Call in the order of the rows."""
         place = Place(len(self._blocks), self.rows)
         self._blocks.append(None)
+        self._starts.append(self.rows)
         self.rows += rows
         return place
 
@@ -175,8 +177,15 @@ class StoreWriter:
         if written.start != self.rows:
             raise AssertionError(f"block at row {written.start}, expected {self.rows}")
         self._blocks.append(written)
+        self._starts.append(self.rows)
         self.rows += written.rows
         self.resumed += written.rows
+
+    def rewind(self, rows: int) -> None:
+        """Take back the blocks from row `rows` on, where one of them began. Call when no other is being written."""
+        while self.rows > rows:
+            self.rows = self._starts.pop()
+            self._blocks.pop()
 
     def write(
         self,
@@ -271,7 +280,7 @@ class StoreWriter:
                 if name == IDS or not self.base:
                     shape = (self.rows,) if name == IDS else (self.rows, self.dims[name])
                     file.write(memoryview(npy.header(shape, "<i8" if name == IDS else "<f4", self.header_bytes)), 0)
-                    file.truncate(self.header_bytes + self.rows * self._row_bytes(name))
+                    file.cut(self.header_bytes + self.rows * self._row_bytes(name))
                 file.sync()
             publish.write_part(self.path / publish.QUARANTINE, b"".join(lines))
             publish.write_part(self.path / "manifest.json", document_bytes(manifest.model_dump(mode="json")))
@@ -321,9 +330,9 @@ class StoreWriter:
 
     def _clean(self) -> None:
         """Remove what was begun, and leave the store that was there as it was."""
-        for name in self.dims:
+        for name, dim in self.dims.items():
             if self.base:
-                self._files[name].truncate(self.header_bytes + self.base.rows * self._row_bytes(name))
+                self._files[name].cut(self.header_bytes + self.base.rows * dim * 4)
         for part in publish.leftovers(self.path, self.dims):
             part.unlink(missing_ok=True)
         (self.path / journal.NAME).unlink(missing_ok=True)
