@@ -155,13 +155,11 @@ def test_an_entry_whose_type_the_disk_does_not_say_is_left_to_the_caller(monkeyp
         buffer += (bytes(16) + length.to_bytes(2, "little") + bytes([kind]) + name).ljust(length, b"\0")
     turns = iter([len(buffer), 0])
 
-    def fill(handle: int, into: Any, *arrays: Any) -> int:
+    def read(handle: int, into: Any) -> int:
         into[: len(buffer)] = np.frombuffer(buffer, np.uint8)
-        read = next(turns)
-        scan._sort_out(into, read, *arrays)
-        return read
+        return next(turns)
 
-    monkeypatch.setattr(scan, "_fill", fill)
+    monkeypatch.setattr(scan, "_read", read)
     found = scan.scan(-1)
     assert found_names(found) == [b"6.dat"]
     assert (found.others, found.ignored) == ([(b"5.dat", 0), (b"some.txt", 0)], 1)
@@ -189,8 +187,8 @@ def test_threads_scan_at_the_same_time(tmp_path: Path) -> None:
 
 def test_a_c_library_without_the_call_is_an_import_error() -> None:
     program = """
-import ctypes, numba
-ctypes.CDLL = lambda *_: object()
+import ctypes, engine.store.native
+ctypes.CDLL = lambda *_, **__: object()
 try:
     import engine.store.scan
 except ImportError as error:
