@@ -1,24 +1,33 @@
 """Reading a whole store again against its checksums, and naming what is damaged."""
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.errors import StoreError
 from engine.progress import Progress, silent
-from engine.store.manifest import digest
+from engine.store import commit, journal, npy, publish
+from engine.store.blocks import Block, DiskFile, grouped, layer_blocks, read_threads
+from engine.store.durable import PART
+from engine.store.manifest import Manifest, digest, read_manifest
+from engine.store.publish import QUARANTINE
 from engine.store.store import Store
-from kernels.device import cpu_threads
+
+IDS = f"{publish.IDS}.npy"
+_NO_CHECKSUM = "does not match its checksum"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """Rows start to stop−1 of a file that do not match their checksum, and the first and last photo id in them."""
+    """Rows start to stop−1 of a file that are damaged, and the photo ids of the first and the last of them.
+
+    rows: None where all of the file is meant, or its header. photo_ids: None too where the ids cannot be known.
+    """
 
     file: str
     reason: str
@@ -28,82 +37,188 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What a verification read and found."""
+    """What a verification read and found. notes: what is no damage, but should be known."""
 
     path: Path
     bytes_read: int
     seconds: float
     damage: list[Damage]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """A file that is one array with one checksum, as the manifest promises it."""
+
+    file: str
+    shape: tuple[int, ...]
+    dtype: str
+    xxh3: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All damage of a store. whole: files whose header, length or whole content is meant. blocks: with the reason.
+
+    ids: (n,) of the rows; None when their file is damaged.
+    """
+
+    whole: list[Damage]
+    blocks: list[tuple[Block, str]]
+    ids: npt.NDArray[np.int64] | None
+    bytes_read: int
+
+    def damage(self, manifest: Manifest) -> list[Damage]:
+        """One entry for each stretch of damaged rows, and one for each file."""
+        return [*self.whole, *in_stretches(self.blocks, self.ids, manifest)]
 
 
 def verify_store(path: Path, *, progress: Progress = silent) -> VerifyReport:
-    """Read every byte of a store on all cores and compare it with the manifest's checksums.
+    """Read every byte of a store on all cores and compare it with the manifest's checksums. Damage is listed.
 
-    StoreError when the manifest, the ids or a header is damaged: then nothing in the store can be trusted to be
-    what it says. Damaged rows are listed, not raised.
+    StoreError when the manifest is absent or damaged: then there is nothing to compare with.
     """
     started = time.perf_counter()
-    store = Store.open(path)
-    tasks = list(_blocks(store))
-    damage: list[Damage] = []
-    read = store.photo_ids.nbytes
-    with ThreadPoolExecutor(cpu_threads()) as pool:
-        for done, (size, found) in enumerate(pool.map(lambda task: _check(store, *task), tasks), 1):
-            read += size
-            damage += [found] if found else []
-            progress("verify", done, len(tasks), unit="blocks")
-    damage += _quarantine(store)
-    return VerifyReport(path=path, bytes_read=read, seconds=time.perf_counter() - started, damage=damage)
+    for _ in range(3):
+        commit.settle_store(path)
+        manifest = read_manifest(path)
+        found = examine(path, manifest, progress=progress)
+        # What another process changes while we read looks like damage.
+        if not found.whole and not found.blocks:
+            break
+        if not (path / commit.NAME).exists() and read_manifest(path) == manifest:
+            break
+    else:
+        raise StoreError(f"{path}: is being changed by another mirsearch. Wait for it to end.")
+    return VerifyReport(
+        path=path, bytes_read=found.bytes_read, seconds=time.perf_counter() - started, notes=_notes(path),
+        damage=found.damage(manifest),
+    )  # fmt: skip
+
+
+def examine(path: Path, manifest: Manifest, *, progress: Progress = silent) -> Findings:
+    """Compare every file of a store with its manifest."""
+    whole = [bad for file in expected_files(manifest) if (bad := check_array(path, file, manifest))]
+    read = sum(file.size for file in expected_files(manifest))
+    ids = None
+    if not any(bad.file == IDS for bad in whole):
+        ids = np.asarray(npy.open_rows(path / IDS, (manifest.rows,), "<i8", manifest.header_bytes), np.int64)
+    blocks: list[tuple[Block, str]] = []
+    for name, layer in manifest.layers.items():
+        bad_shape = bad_layer_shape(path, name, manifest)
+        whole += [bad_shape] if bad_shape else []
+        if (path / layer.file).is_file():
+            wanted = list(layer_blocks(manifest, name))
+            blocks += check_blocks(path / layer.file, wanted, phase=f"verify {name}", progress=progress)
+        read += manifest.rows * layer.dim * 4
+    whole += _quarantine(path, manifest)
+    return Findings(whole=whole, blocks=blocks, ids=ids, bytes_read=read)
+
+
+def check_blocks(
+    file: Path, blocks: Sequence[Block], *, phase: str, keep: bool = False, progress: Progress = silent
+) -> list[tuple[Block, str]]:
+    """Read blocks of one file, on all cores; those that are damaged, in order, and how."""
+    groups, damaged = list(grouped(iter(blocks))), list[tuple[Block, str]]()
+    total, done = sum(block.size for block in blocks), 0
+    threads = min(read_threads(), max(len(groups), 1))
+    with DiskFile(file, keep=keep) as opened, ThreadPoolExecutor(threads) as pool:
+        checked = pool.map(opened.check, groups) if threads > 1 else map(opened.check, groups)
+        for group, found in zip(groups, checked, strict=True):
+            damaged += found
+            done += sum(block.size for block in group)
+            progress(phase, done, total, unit="bytes")
+    return damaged
 
 
 def check_layer(store: Store, layer: str, *, progress: Progress = silent) -> None:
     """Read one layer against its checksums, on all cores; StoreError names the first rows that do not match."""
-    tasks = [task for task in _blocks(store) if task[0] == layer]
-    with ThreadPoolExecutor(cpu_threads()) as pool:
-        for done, (_, found) in enumerate(pool.map(lambda task: _check(store, *task), tasks), 1):
-            progress("check rows", done, len(tasks), unit="blocks")
-            if found and found.rows and found.photo_ids:
-                raise StoreError(
-                    f"{store.path / found.file}: rows {found.rows[0]:,} to {found.rows[1] - 1:,} (photos "
-                    f"{found.photo_ids[0]} to {found.photo_ids[1]}): {found.reason}. Restore the file, or ingest again."
-                )
+    file = store.path / store.manifest.layers[layer].file
+    blocks = list(layer_blocks(store.manifest, layer))
+    # Through the page cache: who asks this is about to read the rows.
+    damaged = check_blocks(file, blocks, phase="check rows", keep=True, progress=progress)
+    for found in in_stretches(damaged, store.photo_ids, store.manifest):
+        if found.rows and found.photo_ids:
+            raise StoreError(
+                f"{file}: rows {found.rows[0]:,} to {found.rows[1] - 1:,} (photos {found.photo_ids[0]} to "
+                f"{found.photo_ids[1]}): {found.reason}. `mirsearch verify` lists all, with --repair it mends them."
+            )
 
 
-def _blocks(store: Store) -> Iterator[tuple[str, int, int, str]]:
-    ends = np.cumsum(store.manifest.block_rows, dtype=np.int64).tolist()
-    for name, layer in store.manifest.layers.items():
-        yield from (
-            (name, end - rows, rows, xxh3)
-            for end, rows, xxh3 in zip(ends, store.manifest.block_rows, layer.xxh3, strict=True)
-        )
+def expected_files(manifest: Manifest) -> Iterator[Expected]:
+    """The files with one checksum each: ids, removed rows, query sets."""
+    yield Expected(file=IDS, shape=(manifest.rows,), dtype="<i8", xxh3=manifest.photo_ids_xxh3)
+    if removed := manifest.removed:
+        yield Expected(file="removed.npy", shape=(removed.count,), dtype="<i8", xxh3=removed.xxh3)
+    for layer, known in manifest.query_sets.items():
+        shapes = {known.queries: ((known.count, manifest.layers[layer].dim), "<f4")}
+        shapes[known.neighbors] = ((known.count, known.k), "<i8")
+        if known.distances:
+            shapes[known.distances] = ((known.count, known.k), "<f4")
+        for file, (shape, dtype) in shapes.items():
+            yield Expected(file=file, shape=shape, dtype=dtype, xxh3=known.xxh3.get(file, ""))
 
 
-def _check(store: Store, name: str, start: int, rows: int, expected: str) -> tuple[int, Damage | None]:
-    layer = store.manifest.layers[name]
-    size = rows * layer.dim * 4
-    file = store.path / layer.file
-    # Read, not mapped: a failing disk then answers with an error instead of killing the process.
-    handle = os.open(file, os.O_RDONLY)
+def check_array(path: Path, expected: Expected, manifest: Manifest) -> Damage | None:
+    """Header, length and content of a file with one checksum."""
+    if bad := _bad_shape(path / expected.file, expected.shape, expected.dtype, manifest.header_bytes):
+        return bad
+    with DiskFile(path / expected.file) as file:
+        reason = file.damage(manifest.header_bytes, expected.size, expected.xxh3)
+    return Damage(file=expected.file, reason=reason) if reason else None
+
+
+def bad_layer_shape(path: Path, name: str, manifest: Manifest) -> Damage | None:
+    """Header and length of a row file. It may be longer while an ingest adds rows."""
+    layer, growing = manifest.layers[name], (path / journal.NAME).exists()
+    return _bad_shape(path / layer.file, (manifest.rows, layer.dim), "<f4", manifest.header_bytes, growing=growing)
+
+
+def _bad_shape(
+    file: Path, shape: tuple[int, ...], dtype: str, header_bytes: int, *, growing: bool = False
+) -> Damage | None:
     try:
-        data = os.pread(handle, size, store.manifest.header_bytes + start * layer.dim * 4)
-        reason = "does not match its checksum" if len(data) == size else "is cut short"
-    except OSError as error:
-        data, reason = b"", f"cannot be read ({error.strerror})"
-    finally:
-        os.close(handle)
-    if len(data) == size and digest(data) == expected:
-        return size, None
-    ids = store.photo_ids[start : start + rows]
-    span = (int(ids[0]), int(ids[-1]))
-    return size, Damage(file=layer.file, reason=reason, rows=(start, start + rows), photo_ids=span)
+        npy.check_file(file, shape, dtype, header_bytes, growing=growing)
+    except StoreError as error:
+        return Damage(file=file.name, reason=str(error).removeprefix(f"{file}: "))
+    return None
 
 
-def _quarantine(store: Store) -> list[Damage]:
-    file = store.path / "quarantine.jsonl"
+def in_stretches(
+    blocks: Sequence[tuple[Block, str]], ids: npt.NDArray[np.int64] | None, manifest: Manifest
+) -> list[Damage]:
+    """Neighbouring blocks of one layer that are damaged in the same way, as one."""
+    stretches: list[Damage] = []
+    for block, reason in blocks:
+        file = manifest.layers[block.layer].file
+        rows = (block.start, block.stop)
+        last = stretches[-1] if stretches else None
+        if last and last.rows and (last.file, last.reason, last.rows[1]) == (file, reason, block.start):
+            rows = (last.rows[0], block.stop)
+            stretches.pop()
+        span = (int(ids[rows[0]]), int(ids[rows[1] - 1])) if ids is not None else None
+        stretches.append(Damage(file=file, reason=reason, rows=rows, photo_ids=span))
+    return stretches
+
+
+def _quarantine(path: Path, manifest: Manifest) -> list[Damage]:
     try:
-        data = file.read_bytes()
+        data = (path / QUARANTINE).read_bytes()
     except OSError as error:
-        return [Damage(file=file.name, reason=f"cannot be read ({error.strerror})")]
-    if digest(data) != store.manifest.quarantine_xxh3:
-        return [Damage(file=file.name, reason="does not match its checksum")]
-    return []
+        return [Damage(file=QUARANTINE, reason=f"cannot be read ({error.strerror})")]
+    return [] if digest(data) == manifest.quarantine_xxh3 else [Damage(file=QUARANTINE, reason=_NO_CHECKSUM)]
+
+
+def _notes(path: Path) -> list[str]:
+    if (path / journal.NAME).exists():
+        return [
+            "An ingest into this store is under way or was interrupted: run it again, and it continues. What it has "
+            "written so far is not of the store yet and was not read."
+        ]
+    parts = sorted(part.name for part in path.glob(f"*{PART}"))
+    return [f"Left by a command that was interrupted, and no part of the store: {', '.join(parts)}."] if parts else []

@@ -17,7 +17,6 @@ from engine.store import npy
 from engine.store.ingest import ingest
 from engine.store.manifest import FORMAT_VERSION, digest, own_digest, read_document, read_manifest, write_document
 from engine.store.store import Store
-from engine.store.verify import verify_store
 from tests.builders import CPU, flip_bit, make_store, photo_bytes, write_photo, write_photos
 
 ROWS, BLOCK = 700, 256
@@ -232,68 +231,6 @@ def test_layers_by_name_and_by_block(store):
     assert np.concatenate([rows for _, rows in blocks]).tobytes() == opened.fc8.tobytes()
     with pytest.raises(ValueError, match="read-only"):
         opened.fc7[0, 0] = 1
-
-
-# verify -----------------------------------------------------------------------------------------------------------
-
-
-def test_verify_of_a_whole_store_reads_every_byte(store):
-    report = verify_store(store)
-    assert report.damage == []
-    assert report.bytes_read == ROWS * (6 + 3) * 4 + ROWS * 8
-
-
-@pytest.mark.parametrize(("layer", "dim"), [("fc7", 6), ("fc8", 3)])
-def test_verify_names_the_rows_of_any_flipped_bit(store, layer, dim):
-    """Every 97th bit, the first and the last: file, rows and photo ids of the block it lies in, and no other."""
-    file = store / f"{layer}.npy"
-    ids = Store.open(store).photo_ids
-    bits = [*range(128 * 8, file.stat().st_size * 8, 977), file.stat().st_size * 8 - 1]
-    for bit in bits:
-        flip_bit(file, bit)
-        (damage,) = verify_store(store).damage
-        row = (bit // 8 - 128) // (dim * 4)
-        start, stop = row // BLOCK * BLOCK, min((row // BLOCK + 1) * BLOCK, ROWS)
-        assert (damage.file, damage.rows) == (f"{layer}.npy", (start, stop))
-        assert damage.photo_ids == (ids[start], ids[stop - 1])
-        assert "does not match its checksum" in damage.reason
-        flip_bit(file, bit)
-    assert verify_store(store).damage == []
-
-
-def test_verify_finds_all_of_several_damages(store):
-    for name, byte in (("fc7.npy", 128), ("fc7.npy", 128 + 600 * 24), ("fc8.npy", 128 + 300 * 12)):
-        flip_bit(store / name, byte * 8)
-    found = [(damage.file, damage.rows) for damage in verify_store(store).damage]
-    assert found == [("fc7.npy", (0, 256)), ("fc7.npy", (512, 700)), ("fc8.npy", (256, 512))]
-
-
-@pytest.mark.parametrize("change", ["bit", "cut", "longer", "absent"])
-def test_verify_reads_the_quarantine_too(tmp_path, change):
-    write_photos(tmp_path / "in", range(3))
-    write_photo(tmp_path / "in", 7, photo_bytes(7)[:100])
-    ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
-    file = tmp_path / "store" / "quarantine.jsonl"
-    assert verify_store(tmp_path / "store").damage == []
-    bits = range(0, file.stat().st_size * 8, 7) if change == "bit" else [0]
-    for bit in bits:
-        data = file.read_bytes()
-        if change == "bit":
-            flip_bit(file, bit)
-        elif change == "absent":
-            file.unlink()
-        else:
-            file.write_bytes(data[:-1] if change == "cut" else data + b"\n")
-        (damage,) = verify_store(tmp_path / "store").damage
-        assert damage.file == "quarantine.jsonl"
-        file.write_bytes(data)
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "photo_ids.npy"])
-def test_verify_of_a_store_that_cannot_be_trusted_is_an_error(store, name):
-    flip_bit(store / name, 130 * 8)
-    with pytest.raises(StoreError, match=name.replace(".", r"\.")):
-        verify_store(store)
 
 
 def test_checksums_are_of_the_bytes_in_the_file(store):

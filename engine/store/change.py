@@ -1,0 +1,77 @@
+"""Photos marked as gone, and brought back. Their rows stay where they are until `compact_store`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.errors import InputError
+from engine.store import commit, npy
+from engine.store.hold import held, write_change, write_manifest
+from engine.store.manifest import FORMAT_VERSION, Manifest, Removed, digest
+from engine.store.store import Store
+from engine.version import VERSION
+
+REMOVED = "removed.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveReport:
+    """changed: photos that were removed, or brought back. already: those that were so before.
+
+    photos: how many are there now. removed: how many are marked as gone now, in all.
+    """
+
+    store: Path
+    changed: int
+    already: int
+    photos: int
+    removed: int
+
+
+def remove(path: Path, photo_ids: npt.ArrayLike, *, undo: bool = False) -> RemoveReport:
+    """Mark photos (m,) as gone, or with `undo` as there again; no row moves, and indices stay as good as they are.
+
+    InputError names the first id that the store does not know; then, and when nobody would be left, nothing changes.
+    """
+    wanted = np.unique(np.atleast_1d(np.asarray(photo_ids, np.int64)))
+    with held(path) as manifest:
+        store = Store.open(path)
+        rows = _rows_of(store, wanted)
+        gone = np.zeros(len(store), np.bool_) if store.removed is None else store.removed.copy()
+        changed = int((gone[rows] == undo).sum())
+        gone[rows] = not undo
+        left = len(store) - int(gone.sum())
+        if changed and not left:
+            raise InputError(
+                f"{path}: none of its {store.photos:,} photos would be left, so nothing was changed. Delete the folder."
+            )
+        if changed:
+            _write(path, manifest, np.flatnonzero(gone))
+    return RemoveReport(
+        store=path, changed=changed, already=len(wanted) - changed, photos=left, removed=len(gone) - left
+    )
+
+
+def _rows_of(store: Store, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Rows (m,) of photo ids (m,) ascending, those of removed photos too."""
+    known = np.isin(wanted, store.photo_ids)
+    if not known.all():
+        missing = wanted[~known]
+        more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
+        raise InputError(f"photo {missing[0]}{more}: not in {store.path}. Nothing was changed.")
+    rows = np.flatnonzero(np.isin(store.photo_ids, wanted))
+    return rows[np.argsort(store.photo_ids[rows], kind="stable")]
+
+
+def _write(path: Path, manifest: Manifest, gone: npt.NDArray[np.int64]) -> None:
+    """Make these rows the removed ones. The state stays: what an index was built from is all there."""
+    data = gone.astype("<i8").tobytes()
+    removed = Removed(count=len(gone), xxh3=digest(data)) if len(gone) else None
+    changed = {"version": FORMAT_VERSION, "engine_version": VERSION, "removed": removed}
+    steps: list[commit.Step] = []
+    if removed:
+        steps.append(write_change(path, REMOVED, npy.header(gone.shape, "<i8", manifest.header_bytes) + data))
+    steps.append(write_manifest(path, manifest.model_copy(update=changed)))
+    commit.commit(path, steps if removed else [*steps, commit.Delete(file=REMOVED)])
