@@ -27,8 +27,11 @@ def main() -> None:
     layer = rows.astype(np.float32)
     with StoreWriter(FOLDER / "store", {"fc7": 32}) as writer:
         writer.write(writer.reserve(400), np.arange(1000, 1400), {"fc7": layer})
+        near = np.arange(1000, 1400).reshape(20, 20)[:, :5]
+        writer.query_set("fc7", layer.reshape(20, 20, 32).mean(axis=1), near, None, "cosine")
         manifest = writer.finish(["golden"])
     assert manifest.rows == 400
+    # In version 2 also: queries that came along, and photos that were removed later.
     from engine.store.store import Store
 
     store = Store.open(FOLDER / "store")
