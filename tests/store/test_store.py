@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError, StoreError
 from engine.store import npy
-from engine.store.ingest import ingest
 from engine.store.manifest import FORMAT_VERSION, digest, own_digest, read_document, read_manifest, write_document
 from engine.store.store import Store
-from tests.builders import CPU, flip_bit, make_store, photo_bytes, write_photo, write_photos
+from tests.builders import flip_bit, make_store
 
 ROWS, BLOCK = 700, 256
 
