@@ -80,7 +80,7 @@ class _Copy:
         local = self._local
         if not hasattr(local, "reader"):
             local.reader, local.block = open_reader(self.device, BLOCK_FILES), Block(BLOCK_FILES)
-        ids, refused = _read_block(part, local.reader, local.block)
+        ids, refused = read_block(part, local.reader, local.block)
         return ids, refused, local.block
 
 
@@ -91,7 +91,7 @@ def _key(part: Listing) -> str:
     return digest(b"\0".join(parts))
 
 
-def _read_block(records: Listing, reader: Reader, block: Block) -> tuple[npt.NDArray[np.int64], list[Refused]]:
+def read_block(records: Listing, reader: Reader, block: Block) -> tuple[npt.NDArray[np.int64], list[Refused]]:
     """Read one block and close the gaps of refused records: the ids (n,) of its first n rows, and the refused."""
     n = len(records)
     reader.read(records, block)
