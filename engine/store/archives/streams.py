@@ -16,7 +16,7 @@ _NAMES = 1 << 17
 _FULL_OF_REFUSALS = 1024
 
 
-def stream(path: bytes, *, threads: int) -> Iterator[Batch]:
+def stream(path: bytes, *, threads: int) -> Generator[Batch, None, None]:
     """Read an archive whose members cannot be read in place: a tar in gzip, bzip2 or zstd, or a zip.
 
     A tar comes in its own order, a zip in ascending order of photo id (a plain tar is read too). Members are judged
@@ -49,7 +49,7 @@ class _TarStream:
         self._position = 0
         self._tail: int | None = None  # bytes after the end mark
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch, None, None]:
         try:
             yield from self._read()
         except DamagedError as error:

@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -44,7 +44,7 @@ def list_zip(path: bytes) -> Members:
     )  # fmt: skip
 
 
-def stream_zip(path: bytes, *, threads: int) -> Iterator[Batch]:
+def stream_zip(path: bytes, *, threads: int) -> Generator[Batch, None, None]:
     """All records of a zip, stored or deflated, their checksums checked, in ascending order of photo id."""
     findings, directory = Findings(archive=path), _nothing()
     try:
