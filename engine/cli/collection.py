@@ -60,7 +60,7 @@ def ingest(
         bool, typer.Option("--strict", help="Stop at the first bad file instead of setting it aside.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Reading threads; all cores if unset.")
+        int | None, typer.Option("--threads", min=1, help="Reading threads; 16 or all cores if unset.")
     ] = None,
     json_: JsonOption = False,
 ) -> None:
