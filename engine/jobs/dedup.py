@@ -36,6 +36,8 @@ MOST_CANDIDATES = 2048
 # Neighbours by distance or inner product are re-ranked by cosine: take this many times more of them. The largest inner
 # products belong to long rows, whatever their direction.
 WIDER = {"cosine": 1, "l2": 4, "ip": 8}
+# About 300 bytes each while they are grouped. Where there are more, nearly everything is like everything else.
+MOST_PAIRS = 20_000_000
 BURST = "burst"
 
 
@@ -95,10 +97,10 @@ def find_duplicates(index: Index, spec: DedupSpec | None = None, progress: Progr
     """All pairs of photos with a cosine of at least the threshold, and groups of them.
 
     Rows of the same bytes are duplicates with score 1 at any threshold, rows of zeros too, although the cosine with a
-    zero row is 0 by definition. Each distinct row is searched once. Memory is bounded by the pairs and one block of
-    queries. Exhaustive where the index has no lists; through lists, every pair of an exact join was found among 20,000
-    photos of the sample collection, in both layers, at the default thresholds and at 0.9 (fc7) and 0.95 (fc8). An
-    index for inner products may miss pairs of short rows: build one for cosine.
+    zero row is 0 by definition. Each distinct row is searched once. Memory is bounded by the pairs (InputError past
+    MOST_PAIRS) and one block of queries. Exhaustive where the index has no lists; through lists, every pair of an exact
+    join was found among 20,000 photos of the sample collection, in both layers, at the default thresholds and at 0.9
+    (fc7) and 0.95 (fc8). An index for inner products may miss pairs of short rows: build one for cosine.
     """
     spec = spec or DedupSpec()
     store, layer, threshold = index.store, index.layer, spec.threshold_for(index.layer)
@@ -132,6 +134,7 @@ class _Join:
         self.most = max(index.photos - 1, 0)
         self._keys: list[I64] = []
         self._scores: list[F32] = []
+        self._count = 0
 
     def run(self) -> tuple[I64, F32, int]:
         """Pairs (m, 2) of distinct rows, each the lowest of its class; scores (m,); how many were searched again."""
@@ -167,6 +170,12 @@ class _Join:
         keys, first = np.unique(low * len(self.index) + high, return_index=True)
         self._keys.append(keys)
         self._scores.append(scores[who, place][other][first])
+        self._count += len(keys)
+        if self._count > 2 * MOST_PAIRS:  # most pairs are found from both sides
+            raise InputError(
+                f"--threshold {self.threshold:g}: more than {MOST_PAIRS:,} pairs of {self.index.layer} have such a "
+                "cosine, too many to be duplicates. Give a higher one."
+            )
         return rows[cut]
 
     def _neighbors(self, rows: I64, k: int) -> tuple[I64, F32]:
