@@ -5,12 +5,14 @@ import errno
 import mmap
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,8 @@ from kernels.device import cpu_threads
 
 # One read. Pieces of 4 MiB were a tenth slower on the build machine, larger ones no faster.
 PIECE = 8 << 20
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
 _REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -64,6 +68,17 @@ def grouped(blocks: Iterator[Block]) -> Iterator[list[Block]]:
         group.append(block)
     if group:
         yield group
+
+
+def in_order(pool: ThreadPoolExecutor, work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
+    """What `work` gives for each item, in order, with no more than a few under way."""
+    waiting: deque[Future[_Out]] = deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > read_threads():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
 class DiskFile:

@@ -1,13 +1,12 @@
 """A store written anew without the rows of removed photos."""
 
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from engine.errors import EngineError, StoreError
 from engine.progress import Progress, silent
 from engine.store import commit, npy
-from engine.store.blocks import PIECE, Block, DiskFile, grouped, layer_blocks, read_threads
+from engine.store.blocks import PIECE, Block, DiskFile, grouped, in_order, layer_blocks, read_threads
 from engine.store.change import REMOVED
 from engine.store.hold import change_part, held, refuse_unfinished_ingest, write_change, write_manifest
 from engine.store.manifest import FORMAT_VERSION, Layer, digest, row_state
@@ -26,8 +25,6 @@ from engine.store.verify import Expected, check_array, expected_files
 from engine.version import VERSION
 
 Rows = npt.NDArray[np.uint8]
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +91,9 @@ class _Compact:
                     out.write(rows.reshape(-1).data, npy.PAGE + start * row_bytes)
                     return digest(rows)
 
-                parts = _in_order(pool, take, self._pieces(file, name))
+                parts = in_order(pool, take, self._pieces(file, name))
                 sums = list[str]()
-                for xxh3 in _in_order(pool, write, _in_blocks(parts)):
+                for xxh3 in in_order(pool, write, _in_blocks(parts)):
                     sums.append(xxh3)
                     self.progress(f"compact {name}", min(len(sums) * BLOCK_ROWS, total), total, unit="photos")
             out.write(memoryview(npy.header((total, old.dim), "<f4", npy.PAGE)), 0)
@@ -168,17 +165,6 @@ class _Compact:
 
 
 _WRITTEN = ("photo_ids.npy", REMOVED)
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[_In], _Out], items: Iterable[_In]) -> Iterator[_Out]:
-    """What `work` gives for each item, in order, with no more than a few under way."""
-    waiting: deque[Future[_Out]] = deque()
-    for item in items:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) > read_threads():
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _in_blocks(parts: Iterable[Rows]) -> Iterator[tuple[int, Rows]]:

@@ -103,21 +103,25 @@ def verify_store(path: Path, *, progress: Progress = silent) -> VerifyReport:
 
 def examine(path: Path, manifest: Manifest, *, progress: Progress = silent) -> Findings:
     """Compare every file of a store with its manifest."""
-    whole = [bad for file in expected_files(manifest) if (bad := check_array(path, file, manifest))]
+    blocks: list[tuple[Block, str]] = []
+    for name, layer in manifest.layers.items():
+        wanted = list(layer_blocks(manifest, name))
+        if (path / layer.file).is_file():
+            blocks += check_blocks(path / layer.file, wanted, phase=f"verify {name}", progress=progress)
     read = sum(file.size for file in expected_files(manifest))
+    read += manifest.rows * 4 * sum(layer.dim for layer in manifest.layers.values())
+    whole, ids = examine_files(path, manifest)
+    return Findings(whole=whole, blocks=blocks, ids=ids, bytes_read=read)
+
+
+def examine_files(path: Path, manifest: Manifest) -> tuple[list[Damage], npt.NDArray[np.int64] | None]:
+    """Compare all but the rows: files with one checksum, headers, lengths; and the ids (n,), if their file is good."""
+    whole = [bad for file in expected_files(manifest) if (bad := check_array(path, file, manifest))]
     ids = None
     if not any(bad.file == IDS for bad in whole):
         ids = np.asarray(npy.open_rows(path / IDS, (manifest.rows,), "<i8", manifest.header_bytes), np.int64)
-    blocks: list[tuple[Block, str]] = []
-    for name, layer in manifest.layers.items():
-        bad_shape = bad_layer_shape(path, name, manifest)
-        whole += [bad_shape] if bad_shape else []
-        if (path / layer.file).is_file():
-            wanted = list(layer_blocks(manifest, name))
-            blocks += check_blocks(path / layer.file, wanted, phase=f"verify {name}", progress=progress)
-        read += manifest.rows * layer.dim * 4
-    whole += _quarantine(path, manifest)
-    return Findings(whole=whole, blocks=blocks, ids=ids, bytes_read=read)
+    whole += [bad for name in manifest.layers if (bad := bad_layer_shape(path, name, manifest))]
+    return [*whole, *_quarantine(path, manifest)], ids
 
 
 def check_blocks(
