@@ -127,22 +127,22 @@ def export(
     from engine.jobs.export import export as export_layer
     from engine.store.store import Store
 
-    settled = settle(device, needs_faiss=False)
     opened = Store.open(store)
     spec = ExportSpec(
         layer=known_layer(store, layer), out=out, ids=ids, query_file=query_file, truth=truth, queries=queries, k=k,
         metric=cast(Any, metric), seed=seed,
     )  # fmt: skip
+    settled = settle(device, needs_faiss=False) if spec.wants_questions else None
     with Reporter() as progress:
         report = export_layer(opened, spec, device=settled, progress=progress)
     if json_:
-        say_json(asdict(report) | {"device": str(settled)})
+        say_json(asdict(report) | {"device": str(settled) if settled else None})
         return
     facts: list[tuple[str, object]] = [
         ("vectors", f"{report.rows:,} × {report.dim:,} of layer {report.layer}"),
         ("written", f"{size(report.bytes)} in {report.seconds:.1f} s"),
     ]
-    if report.queries:
+    if settled:
         facts.append(("queries", f"{report.queries:,}, {report.source}"))
         facts.append(("truth", f"{report.k:,} neighbours, {report.metric}"))
         facts.append(device_facts(settled))

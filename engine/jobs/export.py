@@ -13,11 +13,10 @@ from engine.jobs.export_truth import Questions, TruthWish, choose_questions
 from engine.progress import Progress, silent
 from engine.store.formats import texmex
 from engine.store.formats.by_suffix import HDF5, aside, known, write_vectors
+from engine.store.formats.from_store import stored_vectors
 from engine.store.formats.ids import SUFFIXES as ID_SUFFIXES
 from engine.store.formats.ids import write_ids
-from engine.store.formats.vectors import block_rows
 from engine.store.store import Store
-from engine.store.verify import check_layer
 from kernels import Device, Metric
 
 
@@ -64,8 +63,10 @@ class ExportReport:
     seconds: float
 
 
-def export(store: Store, spec: ExportSpec, *, device: Device, progress: Progress = silent) -> ExportReport:
-    """Write a layer, after its rows were read against their checksums; each file is whole or not there at all.
+def export(store: Store, spec: ExportSpec, *, device: Device | None, progress: Progress = silent) -> ExportReport:
+    """Write a layer, its rows read against their checksums; each file is whole or not there at all.
+
+    device: where the truth is computed; None where none is asked for.
 
     InputError for a format that is not known or cannot hold the numbers, for no photos, and for queries that nothing
     would keep.
@@ -75,22 +76,24 @@ def export(store: Store, spec: ExportSpec, *, device: Device, progress: Progress
     _check_files(spec)
     if not store.photos:
         raise InputError(f"{store.path}: holds no photos, there is nothing to export")
-    check_layer(store, spec.layer, progress=progress)
     rows, asked = store.present_rows, None
     if spec.wants_questions:
+        if device is None:
+            raise AssertionError("the truth is computed on a device")
         wish = TruthWish(queries=spec.queries, k=spec.k, metric=spec.metric, seed=spec.seed)
         asked = choose_questions(store, spec.layer, wish, device=device, progress=progress)
         rows = asked.rows
     ids, dim = store.photo_ids[rows], data.shape[1]
+    # The vectors first: with them every row is read against its checksum, those of the queries and their truth too.
+    write_vectors(
+        spec.out, spec.layer, _blocks(store, spec.layer, rows, progress), photo_ids=ids, dim=dim,
+        queries=asked.found if asked is not None else None,
+    )  # fmt: skip
     if spec.ids is not None:
         with aside(spec.ids) as part:
             write_ids(part, spec.ids.suffix.lower(), ids)
     if asked is not None:
         _write_questions(spec, asked)
-    write_vectors(
-        spec.out, spec.layer, _blocks(data, rows, progress), photo_ids=ids, dim=dim,
-        queries=asked.found if asked is not None else None,
-    )  # fmt: skip
     files = [file for file in (spec.out, spec.ids, spec.query_file, spec.truth) if file is not None]
     count, k = asked.found.neighbors.shape if asked is not None else (0, 0)
     return ExportReport(
@@ -125,15 +128,13 @@ def _check_files(spec: ExportSpec) -> None:
 
 
 def _blocks(
-    data: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], progress: Progress
+    store: Store, layer: str, rows: npt.NDArray[np.int64], progress: Progress
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """The rows (n,) of data, ascending, in blocks; where none is left out between, without a copy."""
-    size = block_rows(data.shape[1])
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        first, last = int(part[0]), int(part[-1])
-        yield data[first : last + 1] if last - first + 1 == len(part) else data[part]
-        progress("export", start + len(part), len(rows))
+    done = 0
+    for block in stored_vectors(store, layer, rows).blocks():
+        yield block
+        done += len(block)
+        progress("export", done, len(rows))
 
 
 def _write_questions(spec: ExportSpec, asked: Questions) -> None:

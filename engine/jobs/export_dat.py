@@ -8,15 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
 from engine.errors import InputError
 from engine.progress import Progress, silent
 from engine.store.dat import LAYERS, RECORD_BYTES, records, relative_path
 from engine.store.durable import disk_errors, flush_folder, part_of
+from engine.store.formats.from_store import checked_rows
 from engine.store.store import Store
-from engine.store.verify import check_layer
 
 _BLOCK = 256
 
@@ -47,26 +44,30 @@ def export_dat(store: Store, out: Path, *, progress: Progress = silent) -> DatRe
         raise InputError(f"{store.path}: holds no photos, there is nothing to export")
     if os.path.lexists(out):
         raise InputError(f"--out {out}: is there already. Give the name of a new folder.")
-    for layer in LAYERS:
-        check_layer(store, layer, progress=progress)
-    rows = store.present_rows
     with _new_folder(out) as folder:
-        _write(store, rows, folder, progress)
-    return DatReport(path=out, files=len(rows), bytes=len(rows) * RECORD_BYTES, seconds=time.perf_counter() - begun)
+        files = _write(store, folder, progress)
+    return DatReport(path=out, files=files, bytes=files * RECORD_BYTES, seconds=time.perf_counter() - begun)
 
 
-def _write(store: Store, rows: npt.NDArray[np.int64], folder: Path, progress: Progress) -> None:
+def _write(store: Store, folder: Path, progress: Progress) -> int:
+    """Write the files of all photos; how many."""
     made: set[Path] = set()
-    for start in range(0, len(rows), _BLOCK):
-        part = rows[start : start + _BLOCK]
-        block = records(store.layers["fc7"][part], store.layers["fc8"][part])
-        for photo_id, record in zip(store.photo_ids[part].tolist(), block, strict=True):
+    done = 0
+    blocks = zip(checked_rows(store, "fc7", _BLOCK), checked_rows(store, "fc8", _BLOCK), strict=True)
+    for (start, fc7), (_, fc8) in blocks:
+        ids = store.photo_ids[start : start + len(fc7)]
+        if store.removed is not None:
+            here = ~store.removed[start : start + len(fc7)]
+            ids, fc7, fc8 = ids[here], fc7[here], fc8[here]
+        for photo_id, record in zip(ids.tolist(), records(fc7, fc8), strict=True):
             path = folder / relative_path(photo_id)
             if path.parent not in made:
                 path.parent.mkdir(exist_ok=True)
                 made.add(path.parent)
             path.write_bytes(record.tobytes())
-        progress("export", start + len(part), len(rows), unit="files")
+        done += len(ids)
+        progress("export", done, store.photos, unit="files")
+    return done
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Bench Datasets").
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ def _read(path: Path, shape: tuple[int, int], dtype: np.dtype[Any]) -> Iterator[
         yield from read_stream(path, file, shape, dtype)
 
 
-def write_bin(path: Path, file: BinaryIO, shape: tuple[int, int], blocks: Iterable[npt.NDArray[np.float32]]) -> None:
+def write_bin(path: Path, file: Any, shape: tuple[int, int], blocks: Iterable[npt.NDArray[np.float32]]) -> None:
     """Write float32 blocks of `shape` in all, in the format of the suffix; InputError for what it cannot hold."""
     if max(shape) >= 1 << 32:
         raise InputError(f"{path.name}: {shape[0]:,} vectors, the header has room for {(1 << 32) - 1:,}. Choose .npy.")

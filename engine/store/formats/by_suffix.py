@@ -10,6 +10,7 @@ import numpy.typing as npt
 from engine.errors import InputError
 from engine.store.durable import disk_errors, flush_folder, part_of, publish
 from engine.store.formats import bins, texmex
+from engine.store.formats.appended import Appended
 from engine.store.formats.bins import open_bin, write_bin
 from engine.store.formats.hdf5 import Queries, open_hdf5, write_hdf5
 from engine.store.formats.numpy_files import open_npy, open_npz, write_npy, write_npz
@@ -72,7 +73,7 @@ def write_vectors(
         if suffix in writers:
             writers[suffix](part)
             return
-        with part.open("wb") as file:
+        with Appended(part) as file:
             if suffix == ".npy":
                 write_npy(file, shape, blocks)
             elif suffix == ".npz":

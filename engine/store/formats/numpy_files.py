@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +124,7 @@ def write_npy(file: Any, shape: tuple[int, int], blocks: Iterable[npt.NDArray[np
         file.write(bytes_of(np.ascontiguousarray(block)))
 
 
-def write_npz(file: BinaryIO, name: str, shape: tuple[int, int], blocks: Iterable[npt.NDArray[np.float32]]) -> None:
+def write_npz(file: Any, name: str, shape: tuple[int, int], blocks: Iterable[npt.NDArray[np.float32]]) -> None:
     """Write float32 blocks of `shape` in all as the one array, stored under `name`, of a `.npz`."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # noqa: SIM117 (the member ends before the archive)
         with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:

@@ -6,7 +6,7 @@ int32 numbers.
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +56,7 @@ def _read(path: Path, rows: int, dim: int, dtype: np.dtype[Any]) -> Iterator[npt
             yield block["row"]
 
 
-def write_texmex(path: Path, file: BinaryIO, dim: int, blocks: Iterable[npt.NDArray[np.float32]]) -> None:
+def write_texmex(path: Path, file: Any, dim: int, blocks: Iterable[npt.NDArray[np.float32]]) -> None:
     """Write float32 blocks (r, dim) in the format of the suffix; InputError for what it cannot hold."""
     dtype, first = DTYPES[path.suffix.lower()], 0
     for block in blocks:
@@ -66,7 +66,7 @@ def write_texmex(path: Path, file: BinaryIO, dim: int, blocks: Iterable[npt.NDAr
         first += len(block)
 
 
-def write_ivecs(file: BinaryIO, rows: npt.NDArray[np.integer[Any]]) -> None:
+def write_ivecs(file: Any, rows: npt.NDArray[np.integer[Any]]) -> None:
     """Write integers (r, dim) as `.ivecs`; the caller knows that they fit into int32."""
     records = np.empty(len(rows), _record(DTYPES[".ivecs"], rows.shape[1]))
     records["dim"], records["row"] = rows.shape[1], rows
