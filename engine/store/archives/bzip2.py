@@ -1,7 +1,7 @@
 """bzip2 on all cores: each block is made a stream of its own, and the C library of Python's bz2 takes it from there.
 
 Blocks must follow each other bit by bit, and the checksum of a block is checked before its data are given (but for
-blocks that say more than 4 MiB). The libraries rapidgzip and indexed_bzip2 skip a block whose mark is damaged and
+blocks that say more than 2 MiB). The libraries rapidgzip and indexed_bzip2 skip a block whose mark is damaged and
 notice it only at the end of the stream; their memory for a bomb grows past 1 GiB with eight threads.
 """
 
@@ -15,12 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.store.archives.bits import BLOCK_MARK, END_MARK, MARK_BITS, copy_bits, find_mark, number
-from engine.store.archives.decompress import LARGEST_PIECE, Decoder, Piece
+from engine.store.archives.decompress import Decoder, Piece
 from engine.store.archives.members import DamagedError
 
 _READ = 1 << 20
 _LONGEST_BLOCK = 3 << 20  # 900,000 symbols of at most 20 bits, and tables
-# A block of 900 kB may say 46 MB of zeros. Each thread keeps 4 MiB of them, so their number bounds the memory.
+# A block of 900 kB may say 46 MB of zeros. Of each that waits 2 MiB are kept, with 4 MB of the decoder that has the
+# rest: 32 threads and a bomb of 10 GB took less than 600 MiB.
+_PIECE = 1 << 21
 _MOST_THREADS = 32
 _FALSE_MARKS = 3  # inside one block, by chance: one bit in 2**47 begins what looks like a mark
 _CUT = "the compressed stream is cut short"
@@ -66,7 +68,7 @@ class _End:
     checksum: int
 
 
-_Decoded = tuple[bytes, Decoder | None] | None  # the first 4 MiB and who has the rest; None: it is no block
+_Decoded = tuple[bytes, Decoder | None] | None  # the first 2 MiB and who has the rest; None: it is no block
 _Waiting = deque[tuple[_Segment | _End | DamagedError, "Future[_Decoded] | None"]]
 
 
@@ -103,7 +105,7 @@ def decompress_bzip2(path: bytes, *, threads: int) -> Generator[Piece, None, Non
 def _decode(segment: _Segment) -> _Decoded:
     decoder = bz2.BZ2Decompressor()
     try:
-        data = decoder.decompress(segment.alone(), LARGEST_PIECE)
+        data = decoder.decompress(segment.alone(), _PIECE)
     except (OSError, ValueError, EOFError):
         return None
     if decoder.eof:
@@ -129,7 +131,7 @@ def _whole(data: bytes, rest: Decoder | None) -> Iterator[bytes]:
     yield data
     while rest is not None and not rest.eof:
         try:
-            data = rest.decompress(b"", LARGEST_PIECE)
+            data = rest.decompress(b"", _PIECE)
         except (OSError, ValueError, EOFError):
             data = b""
         if not data and not rest.eof:  # what was given of this block is not what was put in
