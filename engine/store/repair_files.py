@@ -1,5 +1,7 @@
 """The small files of a store and the shapes of its row files, mended where a checksum proves the result."""
 
+import json
+from bisect import bisect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -7,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.store import journal, npy
-from engine.store.durable import part_of, publish
+from engine.store.durable import flush_folder, part_of
+from engine.store.hold import write_change
 from engine.store.manifest import Manifest, digest
 from engine.store.publish import QUARANTINE
 from engine.store.rows_file import RowsFile
@@ -16,6 +19,7 @@ from engine.store.verify import IDS, Damage, Expected, expected_files
 Ids = npt.NDArray[np.int64]
 # As many bytes are summed at most to try one thing after the other: some seconds.
 _BUDGET = 20_000_000_000
+_FITTED_MOST = 10_000
 
 
 def mend_shape(path: Path, name: str, manifest: Manifest) -> None:
@@ -42,12 +46,13 @@ def mend_files(path: Path, manifest: Manifest, whole: Iterable[Damage], known: I
             header = npy.header(expected.shape, expected.dtype, manifest.header_bytes)
             found = _first(_contents(path, expected, manifest, known), expected.xxh3, expected.size)
             if found is not None:
-                _write(path / expected.file, header + found)
+                write_change(path, expected.file, header + found).apply(path)
     if QUARANTINE in damaged and not (path / QUARANTINE).is_dir():
         data = (path / QUARANTINE).read_bytes() if (path / QUARANTINE).exists() else b""
         found = _first(iter((b"", *_flips(data))), manifest.quarantine_xxh3 or "", len(data))
         if found is not None:
-            _write(path / QUARANTINE, found)
+            write_change(path, QUARANTINE, found).apply(path)
+    flush_folder(path)
 
 
 def _first(candidates: Iterator[bytes], xxh3: str, size: int) -> bytes | None:
@@ -56,11 +61,6 @@ def _first(candidates: Iterator[bytes], xxh3: str, size: int) -> bytes | None:
         if digest(data) == xxh3:
             return data
     return None
-
-
-def _write(file: Path, data: bytes) -> None:
-    part_of(file).write_bytes(data)
-    publish(file)
 
 
 def _contents(path: Path, expected: Expected, manifest: Manifest, known: Ids) -> Iterator[bytes]:
@@ -81,25 +81,52 @@ def _ids(path: Path, data: bytes, manifest: Manifest, known: Ids) -> Iterator[by
     part = part_of(path / IDS)
     if part.exists():  # of an ingest that was interrupted: the old ids, then the new
         yield part.read_bytes()[manifest.header_bytes :][: manifest.rows * 8]
-    known = np.unique(known)
-    if len(known) == manifest.rows:
-        yield known.astype("<i8").tobytes()
-    if len(data) != manifest.rows * 8:
-        return
-    ids = np.frombuffer(data, "<i8")
-    yield from _flips(data, np.flatnonzero(_out_of_order(ids)).tolist())
-    strange = np.flatnonzero(~np.isin(ids, known))
-    missing = np.setdiff1d(known, ids)
-    if len(strange) == len(missing):
-        yield _with(ids, strange, missing)
-    if len(strange) == 1:
-        yield from (_with(ids, strange, one) for one in missing)
+    ids = np.full(manifest.rows, -1, np.int64)
+    ids[: len(data) // 8] = np.frombuffer(data[: len(data) // 8 * 8], "<i8")
+    known, alone = np.unique(known), list[tuple[Ids, Ids]]()
+    for photos in (known, np.setdiff1d(known, _set_aside(path))):
+        if len(photos) == manifest.rows:
+            yield photos.astype("<i8").tobytes()
+        strange = ~np.isin(ids, photos) | _repeated(ids)
+        missing = np.setdiff1d(photos, ids[~strange])
+        if strange.sum() == len(missing):
+            yield _fitted(ids, np.flatnonzero(strange), missing)
+        elif strange.sum() == 1:
+            alone.append((np.flatnonzero(strange), missing))
+    yield from _flips(ids.tobytes(), np.flatnonzero(_out_of_order(ids))[:16].tolist())
+    for at, missing in alone:
+        yield from (_fitted(ids, at, one) for one in missing[:, None])
 
 
-def _with(ids: Ids, at: Ids, values: npt.ArrayLike) -> bytes:
-    changed = ids.copy()
-    changed[at] = values
+def _repeated(ids: Ids) -> npt.NDArray[np.bool_]:
+    _, which, count = np.unique(ids, return_inverse=True, return_counts=True)
+    return np.asarray(count[which] > 1)
+
+
+def _fitted(ids: Ids, at: Ids, values: Ids) -> bytes:
+    """The ids with `values`, ascending, at these places: each where it stands in order, as rows came in ascending."""
+    changed, rest, good = ids.copy(), values.tolist(), np.setdiff1d(np.arange(len(ids)), at)
+    after = np.searchsorted(good, at)
+    if len(at) > _FITTED_MOST:
+        changed[at] = values
+        return changed.tobytes()
+    for place, next_good in zip(at.tolist(), after.tolist(), strict=True):
+        low = int(changed[place - 1]) if place else -1
+        high = int(ids[good[next_good]]) if next_good < len(good) else rest[-1] + 1
+        fits = bisect(rest, low)
+        if fits == len(rest) or (low < high <= rest[fits]):  # where photos were added later, the ids begin low again
+            fits = 0
+        changed[place] = rest.pop(fits)
     return changed.tobytes()
+
+
+def _set_aside(path: Path) -> Ids:
+    """The ids of records that were refused, and so may be in the sources and not in the store."""
+    try:
+        lines = [json.loads(line) for line in (path / QUARANTINE).read_bytes().splitlines()]
+        return np.array([line["photo_id"] for line in lines if line["photo_id"] is not None], np.int64)
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        return np.empty(0, np.int64)
 
 
 def _out_of_order(ids: Ids) -> npt.NDArray[np.bool_]:
