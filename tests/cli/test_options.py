@@ -1,0 +1,44 @@
+"""Which layer and which index are meant, in stores of any layers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.cli.options import index_folder, known_layer
+from engine.errors import EngineError, InputError
+from engine.index.build import build_index
+from engine.index.spec import IndexSpec
+from tests.builders import CPU, make_store
+
+
+@pytest.mark.parametrize(
+    ("layers", "meant"), [(["fc7", "fc8"], "fc7"), (["fc8"], "fc8"), (["sift"], "sift"), (["a", "fc7"], "fc7")]
+)
+def test_the_layer_that_goes_without_saying(tmp_path: Path, layers: list[str], meant: str) -> None:
+    store = make_store(tmp_path / "store", {layer: np.ones((3, 2), np.float32) for layer in layers}).path
+    assert known_layer(store, None) == meant
+    assert index_folder(store, None, None) == (meant, store / "indices" / meant)
+    for layer in layers:
+        assert index_folder(store, layer, None) == (layer, store / "indices" / layer)
+    with pytest.raises(InputError, match=f"layer 'fc6': this store has {', '.join(layers)}"):
+        index_folder(store, "fc6", None)
+
+
+def test_several_layers_must_be_named(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", {"glove": np.ones((3, 2)), "clip": np.ones((3, 5))}).path
+    with pytest.raises(InputError, match=r"^--layer: which\? This store has clip, glove$"):
+        index_folder(store, None, None)
+
+
+def test_a_name_brings_its_layer(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", {"glove": np.ones((3, 2)), "clip": np.ones((3, 5))})
+    build_index(store, IndexSpec(layer="clip"), device=CPU, name="other")
+    assert index_folder(store.path, None, "other") == ("clip", store.path / "indices" / "other")
+    with pytest.raises(InputError, match="index other is over clip"):
+        index_folder(store.path, "glove", "other")
+
+
+def test_where_there_is_no_store_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"manifest\.json: absent"):
+        index_folder(tmp_path / "none", None, None)
