@@ -72,7 +72,7 @@ def _contents(path: Path, expected: Expected, manifest: Manifest, known: Ids) ->
     yield data
     if expected.file == IDS:
         yield from _ids(path, data, manifest, known)
-    if len(data) == expected.size:
+    if len(data) == expected.size and 8 * len(data) ** 2 <= _BUDGET:
         yield from _flips(data)
 
 
