@@ -1,6 +1,8 @@
 """The door to the kernels: which device was asked for, and the functions that run on it."""
 
+import ctypes
 import importlib
+import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -45,9 +47,21 @@ def cpu_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _has_driver() -> bool:
+    """Whether NVIDIA's driver is here at all; soon said, where importing CuPy takes longer than many a command."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 @cache
 def cupy_gpus() -> tuple[int, str]:
     """How many GPUs CuPy can use, and why there are none if there are none."""
+    if not _has_driver():
+        there = importlib.util.find_spec("cupy")
+        return 0, "CuPy sees no GPU (no driver, or no device)" if there else "CuPy is not installed"
     try:
         cupy = importlib.import_module("cupy")
     except ImportError:

@@ -2,14 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, size, warn
 from engine.cli.options import DeviceOption, JsonOption, device_facts, settle
-from engine.store.ingest import IngestReport
-from engine.store.ingest import ingest as ingest_files
+
+if TYPE_CHECKING:
+    from engine.store.ingest import IngestReport
 
 
 def synth(
@@ -72,6 +73,8 @@ def ingest(
 
     Example: `mirsearch ingest sample/features --store store`
     """
+    from engine.store.ingest import ingest as ingest_files
+
     settled = settle(device, needs_faiss=False)
     with Reporter() as progress:
         report = ingest_files(
@@ -93,7 +96,7 @@ def ingest(
         raise typer.Exit(3)
 
 
-def _counts(report: IngestReport) -> list[tuple[str, object]]:
+def _counts(report: "IngestReport") -> list[tuple[str, object]]:
     """What was done, a line for each thing that happened at all."""
     done = f"{report.files_read:,} files, {size(report.bytes_read)} in {report.seconds:.1f} s"
     rate = f"{report.files_read / report.seconds:,.0f} files/s, {report.bytes_read / report.seconds / 1e9:.2f} GB/s"

@@ -92,12 +92,28 @@ def ingest(
         progress("flush to disk", 0, 0, unit="files")
         new = writer.rows - (writer.base.rows if writer.base else 0)
         manifest = writer.finish([str(source) for source in sources])
+    replaced = _replace(job, store, sources) if replace and job.known else 0
     return IngestReport(
-        store=store, photos=new, total=manifest.rows, known=job.known, replaced=0, resumed=writer.resumed, refused=len(job.refused),
-        repeated=job.repeated, ignored=job.ignored, files_read=new - writer.resumed,
-        bytes_read=(new - writer.resumed) * RECORD_BYTES,
+        store=store, photos=new, total=manifest.rows, known=job.known, replaced=replaced, resumed=writer.resumed,
+        refused=len(job.refused), repeated=job.repeated, ignored=job.ignored,
+        files_read=new - writer.resumed + (job.known if replace else 0),
+        bytes_read=(new - writer.resumed + (job.known if replace else 0)) * RECORD_BYTES,
         seconds=time.perf_counter() - started, seconds_finding=finding, device=str(device), threads=job.threads,
     )  # fmt: skip
+
+
+def _replace(job: "_Ingest", store: Path, sources: Sequence[Path]) -> int:
+    """Rewrite the rows of photos that the store had before, where the sources differ: how many did."""
+    from engine.store.replace import Replacement, replace_rows
+
+    listing = job.found.listing
+    known = np.flatnonzero(np.isin(listing.photo_ids, job.known_ids))
+    given = Replacement(
+        records=listing.take(known), streams=job.found.streams, sources=[*map(str, sources)], only=job.known_ids
+    )
+    report = replace_rows(store, given, device=job.device, strict=job.strict, progress=job.progress)
+    job.refused += [refusal for refusal in report.refused if refusal not in job.refused]
+    return report.replaced
 
 
 @dataclass(kw_only=True)

@@ -154,15 +154,12 @@ class _Search:
         kind = archives.kind_of(path)
         if kind is None:
             self.refuse(path, "neither a .dat file nor a tar or zip archive")
-        elif kind in ("tar", "zip"):
-            members = archives.list_tar(path) if kind == "tar" else archives.list_zip(path)
-            if members.compressed:
-                self.streams.append(path)
-            else:
-                self.refused += members.refused
-                self.ignored += members.ignored
-                self.add(path, members, members.offsets)
-        else:
+        elif kind == "tar":
+            members = archives.list_tar(path)
+            self.refused += members.refused
+            self.ignored += members.ignored
+            self.add(path, members, members.offsets)
+        else:  # a zip too: its members have checksums, which only reading them whole can prove
             self.streams.append(path)
         self.progress("find files", self.records, 0, unit="files")
 

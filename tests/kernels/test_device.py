@@ -10,8 +10,9 @@ from kernels.device import cpu_threads, cupy_gpus
 
 
 @pytest.fixture
-def asked_anew():
-    """What was found out about GPUs is forgotten before and after."""
+def asked_anew(monkeypatch):
+    """What was found out about GPUs is forgotten before and after; there is a driver."""
+    monkeypatch.setattr("kernels.device._has_driver", lambda: True)
     cupy_gpus.cache_clear()
     load.cache_clear()
     yield
@@ -79,6 +80,14 @@ def test_cuda_with_a_broken_installation(monkeypatch, asked_anew, tmp_path):
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     with pytest.raises(DeviceUnavailableError, match=r"cannot be imported: libcudart is of another age"):
         load("cuda")
+
+
+def test_without_a_driver_cupy_is_not_even_imported(monkeypatch, asked_anew, tmp_path):
+    (tmp_path / "cupy.py").write_text("raise RuntimeError('was imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr("kernels.device._has_driver", lambda: False)
+    assert cupy_gpus() == (0, "CuPy sees no GPU (no driver, or no device)")
 
 
 def test_gpus_are_counted(monkeypatch, asked_anew):
