@@ -82,8 +82,9 @@ def violations(root: Path) -> list[str]:
         name = file.relative_to(root).as_posix()
         package = ".".join(file.relative_to(root).parent.parts)
         tree = ast.parse(file.read_text(encoding="utf-8"))
-        if package not in FLOORS and floor_of(package) not in (None, "engine"):
-            package = floor_of(package)  # a folder within a folder is a part of it
+        parent = floor_of(package)
+        if package not in FLOORS and parent and parent != "engine":
+            package = parent  # a folder within a folder is a part of it
         if package not in FLOORS:
             found.append(f"{name}: folder {package} is on no floor of the table")
             continue

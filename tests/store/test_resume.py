@@ -16,6 +16,7 @@ import pytest
 from engine.errors import EngineError, StoreError
 from engine.store import copy as copy_module
 from engine.store.ingest import ingest
+from engine.store.reader import open_reader
 from engine.store.store import Store
 from engine.store.verify import verify_store
 from tests.builders import CPU, files_below, photo_bytes, photo_layers, write_photo, write_photos
@@ -187,7 +188,7 @@ def test_what_an_interrupted_run_wrote_is_not_read_again(sources, tmp_path, monk
     with pytest.raises(KeyboardInterrupt):
         ingest([sources / "tree"], tmp_path / "store", device=CPU, progress=stop)
     read: list[int] = []
-    reader = copy_module.open_reader
+    reader = open_reader
 
     class Counting:
         def __init__(self, device, files):
