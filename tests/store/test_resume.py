@@ -33,8 +33,8 @@ def child(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 # For every line it reads, forks a process that ingests, and stops itself by SIGKILL at the N-th system call that
-# changes something on the disk: every moment that can matter, as a process that dies between two of them leaves what one leaves
-# that dies after the first. Answers with the exit status and the number of calls.
+# changes something on the disk: every moment that can matter, as a process that dies between two of them leaves what
+# one leaves that dies after the first. Answers with the exit status and the number of calls.
 DIES = """
 import json, os, signal, sys, traceback
 from pathlib import Path
