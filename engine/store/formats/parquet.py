@@ -1,7 +1,6 @@
 """Parquet: vectors as a column of lists, of fixed size or not (parquet.apache.org; read and written by pyarrow).
 
-Read by batches of 16 MiB, page by page. Nothing is asked of a column's metadata: where it is damaged, pyarrow 26 ends
-the process, while its reader gives an error.
+Read by batches of 16 MiB, page by page, after the footer was asked how much there is (`parquet_footer`).
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,9 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
-from engine.store.formats.vectors import Vectors, block_rows, file_errors, file_size
+from engine.store.formats.parquet_footer import group_sizes
+from engine.store.formats.vectors import MAX_DIM, Vectors, block_rows, file_errors, file_size
 
 PHOTO_ID = "photo_id"
+_FEW = 1 << 20
 
 
 @contextmanager
@@ -38,8 +39,10 @@ def open_parquet(path: Path, column: str | None = None) -> Vectors:
         rows = file.metadata.num_rows
         dim = getattr(field.type, "list_size", None)
         if dim is None:
+            _check_sizes(path, field.name, MAX_DIM)
             first = next(file.iter_batches(1, columns=[field.name]), None) if rows else None
             dim = len(first.column(0).flatten()) if first is not None else 0
+        _check_sizes(path, field.name, dim)
         dtype = np.dtype(field.type.value_type.to_pandas_dtype())
     name = field.name
 
@@ -73,6 +76,19 @@ def _vector_field(path: Path, schema: Any, column: str | None) -> Any:
         names = ", ".join(field.name for field in vectors[:8]) or "none"
         raise InputError(f"{path}: {len(vectors)} columns of lists of numbers ({names}). Choose one with --column.")
     return vectors[0]
+
+
+def _check_sizes(path: Path, column: str, dim: int) -> None:
+    """InputError for a row group with far more numbers than its rows should have: it would take memory for them.
+
+    Rows that are a little too long are left to `_rows`, which names them.
+    """
+    for group, (rows, numbers) in enumerate(group_sizes(path, column)):
+        if numbers > max(2 * rows * dim, _FEW):
+            raise InputError(
+                f"{path}, column {column}: row group {group} holds {numbers:,} numbers in {rows:,} rows, expected at "
+                f"most {dim:,} in each"
+            )
 
 
 def _rows(where: str, lists: Any, first: int, dim: int) -> npt.NDArray[Any]:
