@@ -31,6 +31,8 @@ VERBS = {
     "dedup": "judge:dedup",
     "import": "transfer:import_",
     "export": "transfer:export",
+    "remove": "change:remove",
+    "compact": "change:compact",
     "info": "care:info",
     "verify": "care:verify",
     "doctor": "care:doctor",

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.build import describe
-from engine.cli.console import Reporter, err, out, say_facts, say_json, size
-from engine.cli.options import JsonOption, StoreArgument
+from engine.cli.console import Reporter, err, out, say_facts, say_json, say_next, size
+from engine.cli.options import DeviceOption, JsonOption, StoreArgument, settle
 from engine.errors import EngineError, StoreError
 
 if TYPE_CHECKING:
     from engine.index.manifest import IndexManifest
     from engine.store.store import Store
-    from engine.store.verify import VerifyReport
+    from engine.store.verify import Damage, VerifyReport
 
 
 def info(store: StoreArgument, json_: JsonOption = False) -> None:
@@ -120,17 +120,33 @@ def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict
     }
 
 
-def verify(store: StoreArgument, json_: JsonOption = False) -> None:
+def verify(
+    store: StoreArgument,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[SOURCE]...", help="What --repair reads: folders, archives.", show_default=False),
+    ] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what is damaged, rows from SOURCE.")] = False,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
     """Read a store and its indices again, every byte, against their checksums. Exit code 3 when anything differs.
 
-    Example: `mirsearch verify store`
+    With --repair the photos of damaged rows are read again from SOURCE, and taken where they match the checksums.
+    Headers and lengths need no SOURCE. The exit code is 3 when any damage is left.
+
+    Example: `mirsearch verify store sample/features --repair`
     """
     from engine.index.verify import index_folders, verify_index
 
+    if sources and not repair:
+        raise typer.BadParameter("is read with --repair alone", param_hint="SOURCE")
     with Reporter() as progress:
-        reports = [_verify_store(store, progress)]
+        repaired, of_store = _repair(store, sources or [], device, progress) if repair else ([], None)
+        reports = [of_store or _verify_store(store, progress)]
         reports += [verify_index(folder, progress=progress) for folder in index_folders(store)]
     damage = [(report.path, item) for report in reports for item in report.damage]
+    notes = [note for report in reports for note in report.notes]
     if json_:
         say_json(
             {
@@ -138,35 +154,73 @@ def verify(store: StoreArgument, json_: JsonOption = False) -> None:
                 "intact": not damage,
                 "checked": [{"path": str(r.path), "bytes": r.bytes_read, "seconds": r.seconds} for r in reports],
                 "damage": [asdict(item) | {"path": str(path / item.file)} for path, item in damage],
+                "repaired": [asdict(item) | {"path": str(store / item.file)} for item in repaired],
+                "notes": notes,
             }
         )
     else:
-        read, seconds = sum(r.bytes_read for r in reports), sum(r.seconds for r in reports)
-        rate = f"{size(read)} in {seconds:.1f} s" + (f", {read / seconds / 1e9:.1f} GB/s" if seconds else "")
-        say_facts(
-            f"{store}: {'damaged' if damage else 'intact'}",
-            [("read", rate), ("checked", f"the store and {len(reports) - 1} index(es)")],
-        )
+        _say_verified(store, reports, notes)
+        for item in repaired:
+            out.print(f"{_where(store, item)}{item.reason}: mended")
         for path, item in damage:
-            rows = f" rows {item.rows[0]:,} to {item.rows[1] - 1:,}" if item.rows else ""
-            photos = f" (photos {item.photo_ids[0]} to {item.photo_ids[1]})" if item.photo_ids else ""
-            where = f"{path / item.file}:{rows}{photos} " if item.file else ""
-            err.print(f"{where}{item.reason}", style="red")
+            err.print(f"{_where(path, item)}{item.reason}", style="red")
+        if of_store is None and reports[0].damage and (store / "manifest.json").exists():
+            say_next(["verify", store, "SOURCE...", "--repair"])
     if damage:
         raise typer.Exit(3)
 
 
+def _say_verified(store: Path, reports: "list[VerifyReport]", notes: list[str]) -> None:
+    read, seconds = sum(r.bytes_read for r in reports), sum(r.seconds for r in reports)
+    rate = f"{size(read)} in {seconds:.1f} s" + (f", {read / seconds / 1e9:.1f} GB/s" if seconds else "")
+    damaged = any(report.damage for report in reports)
+    checked = f"the store and {len(reports) - 1} index(es)"
+    say_facts(f"{store}: {'damaged' if damaged else 'intact'}", [("read", rate), ("checked", checked)])
+    for note in notes:
+        out.print(note)
+
+
+def _where(path: Path, item: "Damage") -> str:
+    rows = f" rows {item.rows[0]:,} to {item.rows[1] - 1:,}" if item.rows else ""
+    photos = f" (photos {item.photo_ids[0]} to {item.photo_ids[1]})" if item.photo_ids else ""
+    return f"{path / item.file}:{rows}{photos} " if item.file else ""
+
+
+def _repair(store: Path, sources: list[Path], device: str, progress: Reporter) -> "tuple[list[Damage], VerifyReport]":
+    """What was mended, and what a verification then finds."""
+    from engine.store.repair import repair_store
+    from engine.store.verify import VerifyReport
+
+    try:
+        report = repair_store(store, sources, device=settle(device, needs_faiss=False), progress=progress)
+    except StoreError as error:
+        return [], _beyond(store, error)
+    left = VerifyReport(path=store, bytes_read=report.bytes_read, seconds=report.seconds, damage=report.left)
+    return report.repaired, left
+
+
 def _verify_store(store: Path, progress: Reporter) -> "VerifyReport":
-    """The store's report; a manifest, header or id file that is damaged is damage like any other."""
-    from engine.store.verify import Damage, VerifyReport, verify_store
+    """The store's report; a damaged manifest is damage like any other."""
+    from engine.store.verify import verify_store
 
     try:
         return verify_store(store, progress=progress)
     except StoreError as error:
-        if not (store / "manifest.json").exists():
-            raise
-        found = Damage(file="", reason=f"{error} What lies beside it was not read.")
-        return VerifyReport(path=store, bytes_read=0, seconds=0.0, damage=[found])
+        return _beyond(store, error)
+
+
+def _beyond(store: Path, error: StoreError) -> "VerifyReport":
+    """The report of a store whose manifest is damaged. Any other error stays one: no store, or another is writing."""
+    from engine.store.manifest import read_manifest
+    from engine.store.verify import Damage, VerifyReport
+
+    if (store / "manifest.json").exists():
+        try:
+            read_manifest(store)
+        except StoreError:
+            found = Damage(file="", reason=f"{error} What lies beside it was not read.")
+            return VerifyReport(path=store, bytes_read=0, seconds=0.0, damage=[found])
+    raise error
 
 
 def doctor(

@@ -1,5 +1,6 @@
 """Photos marked as gone, and brought back. Their rows stay where they are until `compact_store`."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,33 @@ def remove(path: Path, photo_ids: npt.ArrayLike, *, undo: bool = False) -> Remov
     return RemoveReport(
         store=path, changed=changed, already=len(wanted) - changed, photos=left, removed=len(gone) - left
     )
+
+
+def read_id_list(path: Path) -> npt.NDArray[np.int64]:
+    """Photo ids (m,) from a `.npy` array of integers, or from text: one a line, what follows a # is not read."""
+    try:
+        if path.suffix.lower() == ".npy":
+            ids = np.load(path, mmap_mode="r", allow_pickle=False)
+            if ids.ndim != 1 or ids.dtype.kind not in "iu":
+                raise InputError(f"{path}: {ids.dtype} of shape {ids.shape}, expected integers (n,)")
+            return np.array(ids, np.int64)
+        with path.open("rb") as file:
+            return np.fromiter(_numbers(path, file), np.int64)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Expected a list of photo ids.") from error
+    except InputError:
+        raise
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: is no list of photo ids: {error}") from error
+
+
+def _numbers(path: Path, lines: Iterable[bytes]) -> Iterator[int]:
+    for number, line in enumerate(lines, 1):
+        text = line.split(b"#", 1)[0].strip()
+        if text and not (text.isdigit() and len(text) <= 18):
+            raise InputError(f"{path}, line {number}: {text[:40].decode(errors='replace')!r} is not a photo id")
+        if text:
+            yield int(text)
 
 
 def _rows_of(store: Store, wanted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
