@@ -120,6 +120,59 @@ def test_where_lists_hold_hardly_more_than_removed_rows_the_others_are_found(wit
     store.rows_of(found.photo_ids[0])
 
 
+@pytest.fixture
+def one_list(whole) -> tuple[Array, Array]:
+    """A query, and all rows (m,) of the one list that it visits, nearest first."""
+    store = mark_removed(whole, [])
+    found = index_of(store, "l2").search(store.fc7[:200], SearchSpec(k=400, probes=1, rerank=400)).photo_ids
+    at = int((found >= 0).sum(axis=1).argmax())
+    rows = store.rows_of(found[at][found[at] >= 0])
+    assert 25 < len(rows) < 400 and rows[0] == at
+    return np.asarray(store.fc7[at : at + 1]), rows
+
+
+@pytest.mark.parametrize("left", [1, 3, 9, 10])
+def test_a_list_of_removed_rows_does_not_cost_an_answer(without, one_list, left):
+    """Less is left in the list than is asked for, the query's own photo aside: all other rows are compared."""
+    query, rows = one_list
+    store = without(rows[left:])
+    found = index_of(store, "l2").search(
+        query, SearchSpec(k=10, probes=1, rerank=20), exclude=store.photo_ids[rows[:1]]
+    )
+    apart = mark_removed(store, [rows[0], *rows[left:]])
+    check_exact(apart, query, found, 10, "l2")
+
+
+def test_a_list_that_was_too_short_before_is_no_longer_now(without, one_list):
+    """Who asks for one list alone and more than it holds gets what it holds, with or without removed rows."""
+    query, rows = one_list
+    spec = SearchSpec(k=len(rows) + 5, probes=1)
+    found = index_of(without(rows[4:]), "l2").search(query, spec).photo_ids[0]
+    assert (found >= 0).sum() == 4
+
+
+def test_where_few_candidates_are_left_more_are_asked_for(without, whole, monkeypatch):
+    """The nearest 200 rows are gone but for each tenth: enough for an answer, not for a good one."""
+    query = np.asarray(whole.fc7[7:8])
+    nearest = np.argsort(-oracle_scores(query[0], np.asarray(whole.fc7), "l2"))[:200]
+    store = without(np.delete(nearest, np.s_[::10]))
+    asked: list[int] = []
+    search = shards_module.candidates
+    monkeypatch.setattr(shards_module, "candidates", lambda *a: (asked.append(a[2]), search(*a))[1])
+    monkeypatch.setattr("engine.index.search.compare", None)  # would fail
+    found = index_of(store, "l2").search(query, SearchSpec(k=10, probes=1 << 20, rerank=100))
+    assert asked == [114, 456]
+    check_exact(store, query, found, 10, "l2")
+
+
+def test_all_rows_means_all_that_are_left(without, whole, monkeypatch):
+    store = without(np.arange(100, ROWS))
+    index = index_of(store, "cosine")
+    assert index.settings(SearchSpec()) == (index.manifest.spec.lists, 100)
+    monkeypatch.setattr("engine.index.search.shards", None)  # would fail
+    check_exact(store, store.fc7[:5], index.search(store.fc7[:5], SearchSpec(k=120)), 120, "cosine")
+
+
 def test_a_search_is_widened_before_all_rows_are_compared(without, whole, monkeypatch):
     """Half of the rows removed at random: the lists still hold enough, and exact search is not asked."""
     store = without(removed_rows("half", 0))

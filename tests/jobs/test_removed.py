@@ -27,6 +27,7 @@ def store(tmp_path: Path) -> Store:
     data = clustered(ROWS, 24, seed=6)
     random = np.random.default_rng(6)
     data[600:700] = data[:100]
+    data[-1] = data[500] * 2  # row −1 is the last one, and must not be taken for a removed one
     data[700:800] = data[:100] * random.uniform(0.99, 1.01, (100, 24)).astype(np.float32)
     store = make_store(tmp_path / "store", {"x": data})
     build_index(store, IndexSpec(layer="x", lists=8), device=CPU, name="lists")
