@@ -5,6 +5,7 @@ EngineError                     caught once, in the command line: one line, exit
 ├── StoreError                  a store is absent, unfinished, damaged or of another version
 ├── IndexUnusableError          an index is absent, damaged, stale or cannot run on this device
 ├── DeviceError                 the requested device cannot be used
+├── DiskFullError               there is no room for what is to be written
 └── DependencyError             a package is missing; the text holds the line that installs it
 
 Each text says where, what is, what was expected, and what to do.
@@ -29,6 +30,10 @@ class IndexUnusableError(EngineError):
 
 class DeviceError(EngineError):
     """The requested device cannot be used."""
+
+
+class DiskFullError(EngineError):
+    """There is no room for what is to be written."""
 
 
 class DependencyError(EngineError, ImportError):

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError
+from engine.errors import DiskFullError, EngineError
 
 PART = ".part"
 
@@ -82,8 +82,10 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            message = f"{folder}: the disk is full ({error.strerror}). Make room and run the same command again."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise DiskFullError(
+                f"{folder}: the disk is full ({error.strerror}). Make room and run the same command again."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             message = f"{error.filename or folder}: cannot be written ({error.strerror}). Choose a folder of yours."
         elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             message = f"{error.filename or folder}: cannot be a folder ({error.strerror}). Choose another one."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import EngineError, InputError
+from engine.errors import DiskFullError, InputError
 from engine.progress import Progress, silent
 from engine.store.arrivals import ArchiveCopy
 from engine.store.copy import copy_records
@@ -82,7 +82,10 @@ def ingest(
     finding = time.perf_counter() - started
     with StoreWriter(store, LAYERS, append=True, progress=progress) as writer:
         job = _Ingest(found, writer, device, strict=strict, threads=threads or READERS, progress=progress)
-        job.run()
+        try:
+            job.run()
+        except DiskFullError as error:
+            raise DiskFullError(f"{error} It continues where it was; {_needed(job)} more are needed.") from error
         if not writer.rows:
             first = job.refused[0]
             raise InputError(f"{first.source}: {first.reason}. None of {len(job.refused):,} files is usable.")
@@ -134,6 +137,7 @@ class _Ingest(_Counts):
         self.found, self.writer, self.device = found, writer, device
         self.strict, self.threads, self.progress = strict, threads, progress
         self.known_ids = np.sort(writer.ids())
+        self.records = 0
 
     def run(self) -> None:
         self._stop_if_strict(self.refused)
@@ -141,7 +145,8 @@ class _Ingest(_Counts):
         self.known = len(new) - int(new.sum())
         records, doubles, self.repeated = one_per_photo(self.found.listing.take(np.flatnonzero(new)))
         self._set_aside(doubles)
-        _check_room(self.writer, len(records), self.found.streams)
+        self.records = len(records)
+        _check_room(self.writer, self.records, self.found.streams)
         started = time.perf_counter()
         for done, refused in copy_records(records, self.writer, self.device, self.threads):
             self._set_aside(refused)
@@ -187,6 +192,13 @@ def _line(refused: Refused) -> bytes:
     return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
 
 
+def _needed(job: "_Ingest") -> str:
+    """How many bytes are still to be written, as far as that can be known."""
+    new = job.writer.rows - (job.writer.base.rows if job.writer.base else 0)
+    left = max(job.records - new, 0) * RECORD_BYTES / 1e9
+    return f"about {left:.1f} GB{', and what the archives hold,' if job.found.streams else ''}"
+
+
 def _check_room(writer: StoreWriter, records: int, streams: Sequence[bytes]) -> None:
     """Say before the work that the disk is too small for it, where that can be known."""
     written = sum(block.rows for block in writer.found.values())
@@ -196,7 +208,7 @@ def _check_room(writer: StoreWriter, records: int, streams: Sequence[bytes]) -> 
     with disk_errors(writer.path):
         free = shutil.disk_usage(writer.path).free
     if free < needed:
-        raise EngineError(
+        raise DiskFullError(
             f"{writer.path}: {records:,} photos{' and the archives' * bool(streams)} need {needed / 1e9:.1f} GB more, "
             f"{free / 1e9:.1f} GB are free. Make room and run it again, or name a folder on another disk with --store."
         )
