@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,11 @@ from engine.store.dat import LAYERS, RECORD_BYTES
 from engine.store.hold import CHANGE_PART, held
 from engine.store.manifest import Manifest, digest, read_manifest
 from engine.store.repair_files import mend_files, mend_shape
-from engine.store.reread import Reread, Stream
+from engine.store.reread import REREADERS, Reread, Stream
 from engine.store.rows_file import RowsFile
 from engine.store.sources import Found, Listing, find_sources
 from engine.store.verify import IDS, Damage, Findings, check_blocks, examine, examine_files, in_stretches
 from kernels import Device
-from kernels.device import cpu_threads
 
 Ids = npt.NDArray[np.int64]
 _MISSING = "not all of its photos are in the sources"
@@ -175,7 +175,7 @@ class _Repair:
         files = {b.layer: RowsFile(self.path / self.manifest.layers[b.layer].file, create=False) for b in bad}
         mended: set[Block] = set()
         try:
-            with ThreadPoolExecutor(cpu_threads(), thread_name_prefix="repair") as pool:
+            with ThreadPoolExecutor(REREADERS, thread_name_prefix="repair") as pool:
                 work = in_order(pool, lambda blocks: self._mend(files, blocks, records, ids), by_rows.values())
                 for done, good in enumerate(work, 1):
                     mended |= set(good)
@@ -226,10 +226,8 @@ class _Trial:
     def settle(self) -> bool:
         """Write the block if all the new rows, or one, or all but one make it match its checksum."""
         differ = np.flatnonzero((self._new != self._rows).any(axis=1))
-        subsets = [differ]
-        if self.block.size <= _TRIED_BY_ROW:
-            subsets += [np.array([row]) for row in differ]
-            subsets += [np.delete(differ, i) for i in range(len(differ))]
+        by_row = differ if self.block.size <= _TRIED_BY_ROW else differ[:0]
+        subsets = chain([differ], (np.array([row]) for row in by_row), (differ[differ != row] for row in by_row))
         for rows in subsets:
             kept = self._rows[rows]
             self._rows[rows] = self._new[rows]

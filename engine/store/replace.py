@@ -20,13 +20,12 @@ from engine.store.doubles import one_per_photo
 from engine.store.hold import held, write_change, write_manifest
 from engine.store.listed import Refused
 from engine.store.manifest import FORMAT_VERSION, digest, row_state
-from engine.store.reread import Layers, Reread, Stream, refuse_other_layers
+from engine.store.reread import REREADERS, Layers, Reread, Stream, refuse_other_layers
 from engine.store.sources import Listing
 from engine.store.stage import Stage
 from engine.store.store import Store
 from engine.version import VERSION
 from kernels import Device
-from kernels.device import cpu_threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +139,7 @@ class _Replace:
             return refused
 
         starts = range(0, len(records), BLOCK_FILES)
-        with ThreadPoolExecutor(cpu_threads(), thread_name_prefix="replace") as pool:
+        with ThreadPoolExecutor(REREADERS, thread_name_prefix="replace") as pool:
             for start, refused in zip(starts, in_order(pool, compare, starts), strict=True):
                 self.refused += refused
                 self.progress("compare", start, len(records), unit="files")

@@ -19,6 +19,8 @@ from engine.store.sources import Listing
 from kernels import Device, load
 from kernels.device import cpu_threads
 
+# More threads than cores, for files that are not in the page cache; each takes some 30 MB for its block.
+REREADERS = max(8, cpu_threads())
 Layers = dict[str, npt.NDArray[np.float32]]
 
 
