@@ -158,7 +158,12 @@ def test_where_few_candidates_are_left_more_are_asked_for(without, whole, monkey
     store = without(np.delete(nearest, np.s_[::10]))
     asked: list[int] = []
     search = shards_module.candidates
-    monkeypatch.setattr(shards_module, "candidates", lambda *a: (asked.append(a[2]), search(*a))[1])
+
+    def spy(shards, queries, count, probes):
+        asked.append(count)
+        return search(shards, queries, count, probes)
+
+    monkeypatch.setattr(shards_module, "candidates", spy)
     monkeypatch.setattr("engine.index.search.compare", None)  # would fail
     found = index_of(store, "l2").search(query, SearchSpec(k=10, probes=1 << 20, rerank=100))
     assert asked == [114, 456]
