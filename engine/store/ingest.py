@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.errors import DiskFullError, InputError
+from engine.errors import DiskFullError, EngineError, InputError
 from engine.progress import Progress, silent
 from engine.store.arrivals import ArchiveCopy
 from engine.store.copy import copy_records
@@ -85,7 +85,7 @@ def ingest(
         try:
             job.run()
         except DiskFullError as error:
-            raise DiskFullError(f"{error} It continues where it was; {_needed(job)} more are needed.") from error
+            raise DiskFullError(f"{error} It continues where it was and needs {_needed(job)} more.") from error
         if not writer.rows:
             first = job.refused[0]
             raise InputError(f"{first.source}: {first.reason}. None of {len(job.refused):,} files is usable.")
@@ -194,9 +194,8 @@ def _line(refused: Refused) -> bytes:
 
 def _needed(job: "_Ingest") -> str:
     """How many bytes are still to be written, as far as that can be known."""
-    new = job.writer.rows - (job.writer.base.rows if job.writer.base else 0)
-    left = max(job.records - new, 0) * RECORD_BYTES / 1e9
-    return f"about {left:.1f} GB{', and what the archives hold,' if job.found.streams else ''}"
+    left = max(job.records - job.writer.written, 0) * RECORD_BYTES / 1e6
+    return f"{left:,.0f} MB{' and what the archives hold' if job.found.streams else ''}"
 
 
 def _check_room(writer: StoreWriter, records: int, streams: Sequence[bytes]) -> None:
@@ -208,7 +207,7 @@ def _check_room(writer: StoreWriter, records: int, streams: Sequence[bytes]) -> 
     with disk_errors(writer.path):
         free = shutil.disk_usage(writer.path).free
     if free < needed:
-        raise DiskFullError(
+        raise EngineError(
             f"{writer.path}: {records:,} photos{' and the archives' * bool(streams)} need {needed / 1e9:.1f} GB more, "
             f"{free / 1e9:.1f} GB are free. Make room and run it again, or name a folder on another disk with --store."
         )

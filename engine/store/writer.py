@@ -157,12 +157,19 @@ class StoreWriter:
                     self.found[key] = line
 
     def _intact(self, line: Mapping[str, Any]) -> Written | None:
-        for name, expected in line["sums"].items():
-            size = self._row_bytes(name)
-            data = self._files[name].read(line["rows"] * size, self.header_bytes + line["start"] * size)
-            if digest(data) != expected:
-                return None
-        return Written(start=line["start"], rows=line["rows"], sums=line["sums"], refused=line["refused"])
+        try:
+            found = Written(start=line["start"], rows=line["rows"], sums=dict(line["sums"]), refused=line["refused"])
+            good = found.sums.keys() == self._files.keys() and found.start >= 0 and found.rows > 0
+            return found if good and all(self._is_there(found, name) for name in found.sums) else None
+        except (KeyError, TypeError, ValueError):  # a line of another program, its checksum right
+            return None
+
+    def _is_there(self, block: Written, name: str) -> bool:
+        size = self._row_bytes(name)
+        offset, length = self.header_bytes + block.start * size, block.rows * size
+        if offset + length > self._files[name].path.stat().st_size:  # before memory is taken
+            return False
+        return digest(self._files[name].read(length, offset)) == block.sums[name]
 
     def reserve(self, rows: int) -> Place:
         """Take the next `rows` rows. Call in the order of the rows."""
@@ -171,6 +178,11 @@ class StoreWriter:
         self._starts.append(self.rows)
         self.rows += rows
         return place
+
+    @property
+    def written(self) -> int:
+        """How many new rows are on the disk."""
+        return sum(block.rows for block in self._blocks if block)
 
     def keep(self, written: Written) -> None:
         """Take over the next block as an interrupted run left it, which `found` says. Call in the order of the rows."""
