@@ -43,7 +43,7 @@ def test_every_byte_of_a_footer_may_be_damaged(tmp_path):
     whole = path.read_bytes()
     (length,) = struct.unpack("<I", whole[-8:-4])
     for at in range(len(whole) - 8 - length, len(whole)):
-        for value in (0, 0x1C, 0xFF, whole[at] ^ 1):
+        for value in (0x1C, whole[at] ^ 1):
             path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
             try:
                 sizes = group_sizes(path, "v")
