@@ -41,6 +41,9 @@ def bench(
         int | None,
         typer.Option("--queries", min=1, help="How many queries.", show_default="1,000 photos, or all imported ones"),
     ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Hold photos out even if queries were imported.")
+    ] = False,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of the timed searches.")] = 10,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of queries.")] = 0,
     probes: Annotated[str | None, typer.Option("--probes", help="Grid, such as 16,32,64.", show_default=False)] = None,
@@ -62,7 +65,7 @@ def bench(
     from engine.store.durable import disk_errors
 
     grid = {"probes": _numbers(probes, "--probes"), "rerank": _numbers(rerank, "--rerank")}
-    spec = make_spec(BenchSpec, queries=queries, k=k, seed=seed, repeats=repeats, **grid)
+    spec = make_spec(BenchSpec, queries=queries, own_queries=held_out, k=k, seed=seed, repeats=repeats, **grid)
     layer, index_path = index_folder(store, layer, name)
     index = Index.open(index_path, device=settle(device))
     folder = out or store / "bench" / index.path.name
