@@ -3,11 +3,15 @@
 import os
 import resource
 import signal
+import subprocess
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from engine.errors import EngineError
 from engine.store.store import Store
@@ -79,6 +83,21 @@ def refused_for_room(work: Callable[[], object], largest: int) -> bool:
     code = ended(child(work, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))))
     assert code in (0, _REFUSED)
     return code == _REFUSED
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of its own with room for `size` bytes; the test is skipped where none can be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no small file system can be mounted here: {error}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 def said(path: Path) -> dict[str, bytes]:

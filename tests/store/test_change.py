@@ -14,7 +14,7 @@ from engine.store.store import Store
 from engine.store.verify import verify_store
 from engine.store.writer import StoreWriter
 from tests.builders import files_below, flip_bit, make_store
-from tests.store.crashes import dies_at, leftovers, said
+from tests.store.crashes import dies_at, killed_after, leftovers, said
 from tests.store.test_verify import GOLDEN
 
 ROWS = 40
@@ -152,6 +152,21 @@ def test_killed_at_any_write_all_or_nothing_is_removed(store, tmp_path, first, i
         if not died:
             break
     assert (call > 5, seen) == (True, {True, False})
+
+
+def test_killed_at_any_moment(store, tmp_path):
+    old = said(store)
+    shutil.copytree(store, tmp_path / "finished")
+    remove(tmp_path / "finished", IDS[:4])
+    finished = said(tmp_path / "finished")
+    for moment in np.random.default_rng(2).uniform(0.0001, 0.015, 15):
+        path = shutil.copytree(store, tmp_path / "work")
+        killed_after(float(moment), partial(remove, path, IDS[:4]))
+        assert said(path) in (old, finished)
+        remove(path, IDS[:4])
+        assert said(path) == finished
+        assert leftovers(path) == []
+        shutil.rmtree(path)
 
 
 @given(st.lists(st.tuples(st.sets(st.integers(0, ROWS - 1), max_size=12), st.booleans()), max_size=4))

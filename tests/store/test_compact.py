@@ -1,6 +1,7 @@
 """Compact: the store as if the removed photos had never been in it, in one step or not at all."""
 
 import shutil
+import subprocess
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from engine.store.store import Store
 from engine.store.verify import verify_store
 from engine.store.writer import StoreWriter
 from tests.builders import files_below, flip_bit, make_store
-from tests.store.crashes import dies_at, killed_after, leftovers, refused_for_room, said
+from tests.store.crashes import dies_at, killed_after, leftovers, refused_for_room, said, small_disk
 from tests.store.test_verify import GOLDEN
 
 ROWS = 700
@@ -97,6 +98,22 @@ def test_a_full_disk_leaves_the_old_store(store):
     assert refused_for_room(lambda: compact_store(store), 50_000)
     assert files_below(store) == files
     assert compact_store(store).dropped == len(GONE)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_store(store, tmp_path, monkeypatch):
+    with small_disk(tmp_path / "disk", 200_000) as disk:
+        path = shutil.copytree(store, disk / "store")
+        files = files_below(path)
+        with pytest.raises(EngineError, match=r"needs 0\.0 GB"):
+            compact_store(path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 0, 10**9))
+        with pytest.raises(EngineError, match="the disk is full"):
+            compact_store(path)
+        assert files_below(path) == files
+        assert verify_store(path).damage == []
+        monkeypatch.undo()
+        subprocess.run(["mount", "-o", "remount,size=1000000", disk], check=True)
+        assert compact_store(path).dropped == len(GONE)
 
 
 def test_a_version_1_store_becomes_version_2(tmp_path):

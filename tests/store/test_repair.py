@@ -18,7 +18,7 @@ from engine.store.repair import RepairReport, repair_store
 from engine.store.verify import verify_store
 from engine.store.writer import StoreWriter
 from tests.builders import CPU, files_below, flip_bit, make_store, photo_bytes, write_photo, write_photos
-from tests.store.crashes import dies_at, leftovers
+from tests.store.crashes import dies_at, killed_after, leftovers
 
 PHOTOS = [*range(100, 700, 2)]
 FC7 = 4096 * 4
@@ -263,3 +263,16 @@ def test_killed_at_any_write_it_can_be_repeated(store, made, tmp_path):
         if not died:
             break
     assert call > 10
+
+
+def test_killed_at_any_moment_it_can_be_repeated(store, made, tmp_path):
+    before, killed = without_lock(store), 0
+    (store / "fc7.npy").unlink()
+    spoil(store / "photo_ids.npy", 4200)
+    for moment in np.random.default_rng(2).uniform(0.001, 0.1, 10):
+        path = shutil.copytree(store, tmp_path / "work")
+        killed += killed_after(float(moment), partial(repaired, path, made / "in"))
+        assert repaired(path, made / "in").left == []
+        assert without_lock(path) == before
+        shutil.rmtree(path)
+    assert killed

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import InputError, StoreError
+from engine.errors import EngineError, InputError, StoreError
 from engine.store.change import remove
 from engine.store.ingest import ingest
 from engine.store.replace import Replacement, ReplaceReport, replace_rows
@@ -30,7 +30,7 @@ from tests.builders import (
     write_photo,
     write_photos,
 )
-from tests.store.crashes import dies_at, leftovers, refused_for_room, said
+from tests.store.crashes import dies_at, killed_after, leftovers, refused_for_room, said, small_disk
 
 PHOTOS = range(100, 700, 2)
 
@@ -213,6 +213,36 @@ def test_killed_at_any_write_it_is_the_old_store_or_the_new_one(store, tmp_path)
         if not died:
             break
     assert (call > 15, seen) == (True, {True, False})
+
+
+def test_killed_at_any_moment(store, tmp_path):
+    new = changed(tmp_path / "new", *PHOTOS)
+    old = said(store)
+    shutil.copytree(store, tmp_path / "finished")
+    replaced(tmp_path / "finished", new)
+    finished, killed = said(tmp_path / "finished"), 0
+    for moment in np.random.default_rng(2).uniform(0.001, 0.1, 10):
+        path = shutil.copytree(store, tmp_path / "work")
+        killed += killed_after(float(moment), partial(replaced, path, new))
+        assert said(path) in (old, finished)
+        replaced(path, new)
+        assert said(path) == finished
+        assert leftovers(path) == []
+        shutil.rmtree(path)
+    assert killed
+
+
+def test_a_disk_that_fills_up_leaves_the_old_store(store, tmp_path):
+    new = changed(tmp_path / "new", *PHOTOS)
+    with small_disk(tmp_path / "disk", 9_000_000) as disk:
+        path = shutil.copytree(store, disk / "store")
+        files = files_below(path)
+        with pytest.raises(EngineError, match="the disk is full"):
+            replaced(path, new)
+        assert files_below(path) == files
+        subprocess.run(["mount", "-o", "remount,size=20000000", disk], check=True)
+        assert replaced(path, new).replaced == len(PHOTOS)
+        assert verify_store(path).damage == []
 
 
 def test_a_full_disk_leaves_the_old_store(store, tmp_path):
