@@ -6,11 +6,12 @@ store next if the process died meanwhile: every step may be repeated.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from engine.errors import EngineError, StoreError
@@ -20,6 +21,7 @@ from engine.store.lock import take_lock
 from engine.store.manifest import read_document, write_document
 
 NAME = "commit.json"
+_PIECE = 4 << 20
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,15 +77,28 @@ class Rows(BaseModel):
         """Copy the rows and flush them; nothing, when the parts are gone because all was done."""
         if not (store / self.rows_part).exists() or not (store / self.at_part).exists():
             return
+        size = self.dim * 4
         at = np.fromfile(store / self.at_part, "<i8")
-        rows = np.memmap(store / self.rows_part, "<f4", "r", shape=(len(at), self.dim))
         handle = os.open(store / self.file, os.O_RDWR | os.O_CLOEXEC)
         try:
-            for i, row in enumerate(at.tolist()):
-                write_at(handle, rows[i].data.cast("B"), self.header_bytes + row * self.dim * 4)
+            rows = (os.fstat(handle).st_size - self.header_bytes) // size
+            with (store / self.rows_part).open("rb") as new:
+                for run in _runs(at, max(_PIECE // size, 1)):
+                    data = new.read(len(run) * size)
+                    if run[0] >= 0 and run[-1] < rows:  # or the part is damaged, as `verify` then finds
+                        write_at(handle, memoryview(data), self.header_bytes + int(run[0]) * size)
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def _runs(at: npt.NDArray[np.int64], most: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Numbers that follow one another, some at a time."""
+    ends = np.append(np.flatnonzero(np.diff(at) != 1) + 1, len(at))
+    start = 0
+    for end in ends.tolist():
+        yield from (at[part : min(part + most, end)] for part in range(start, end, most))
+        start = end
 
 
 class Delete(BaseModel):
@@ -147,7 +162,12 @@ def _apply(store: Path) -> None:
     except (ValidationError, KeyError) as error:
         raise StoreError(f"{store / NAME}: holds no list of steps. The file is damaged: restore it.") from error
     for step in steps:
-        step.apply(store)
+        try:
+            step.apply(store)
+        except (FileNotFoundError, IsADirectoryError, ValueError, OverflowError, AssertionError) as error:
+            reason = getattr(error, "strerror", None) or error
+            problem = f"cannot be changed as {NAME} says ({reason})"
+            raise StoreError(f"{store / step.file}: {problem}. Restore it.") from error
     flush_folder(store)
     (store / NAME).unlink()
     flush_folder(store)
