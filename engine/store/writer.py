@@ -16,6 +16,7 @@ from engine.errors import StoreError
 from engine.progress import Progress, silent
 from engine.store import commit, journal, npy, publish
 from engine.store.durable import disk_errors, part_of
+from engine.store.hold import sweep
 from engine.store.lock import NAME as LOCK
 from engine.store.lock import take_lock
 from engine.store.manifest import (
@@ -91,6 +92,7 @@ class StoreWriter:
             self._lock = take_lock(self.path)
             try:
                 commit.finish_pending(self.path)
+                sweep(self.path)
                 try:
                     self._look()
                 except StoreError:

@@ -208,6 +208,18 @@ def test_killed_at_any_write_it_is_the_old_store_or_the_new_one(store, tmp_path)
     assert (call > 15, seen, recoveries > 10) == (True, {True, False}, True)
 
 
+def test_what_a_killed_one_left_is_removed_by_the_next_writer(store):
+    call = 1
+    while not leftovers(store):
+        assert dies_at(call, partial(compact_store, store))
+        call += 1
+    with StoreWriter(store, DIMS, append=True) as writer:
+        assert leftovers(store) == ["photo_ids.npy.part"]  # its own
+        writer.finish([])
+    assert leftovers(store) == []
+    assert Store.open(store).photos == ROWS - len(GONE)
+
+
 def test_killed_at_any_moment(tmp_path):
     """A store large enough that the moments fall into every phase."""
     random = np.random.default_rng(1)
