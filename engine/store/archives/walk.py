@@ -17,6 +17,8 @@ _pread = types.ExternalFunction("pread", types.int64(types.int32, types.voidptr,
 MEMBER = BLOCK + -(-RECORD_BYTES // BLOCK) * BLOCK  # a header and a record, padded
 LONGEST_NAME = 101  # with the zero byte after it
 _USTAR = np.frombuffer(b"ustar", np.uint8)
+_TIME = np.frombuffer(b"time", np.uint8)
+_TIMES = 2 * BLOCK  # a pax header that says nothing else
 
 
 @numba.njit(nogil=True, cache=True, inline="never")  # pragma: no cover (runs only compiled)
@@ -38,16 +40,53 @@ def _octal(block: Any, start: int, end: int) -> int:
 
 
 @numba.njit(nogil=True, cache=True, inline="never")  # pragma: no cover (runs only compiled)
-def _is_plain(block: Any) -> bool:
-    """Checksum, type, size and magic of a header; neither a prefix nor a number in base 256."""
-    if block[156] not in (48, 0) or _octal(block, 124, 136) != RECORD_BYTES:
-        return False
+def _sum_is_right(block: Any) -> bool:
+    """Whether a header has its checksum."""
     total = 0
     for i in range(BLOCK):
         total += block[i]
     for i in range(148, 156):
         total += 32 - int(block[i])
-    if _octal(block, 148, 156) != total:
+    return bool(_octal(block, 148, 156) == total)
+
+
+@numba.njit(nogil=True, cache=True, inline="never")  # pragma: no cover (runs only compiled)
+def _is_times(block: Any) -> bool:
+    """Whether two blocks are a pax header of one block that says nothing but mtime, atime and ctime.
+
+    Such a header stands before every member where times have fractions, and changes nothing in how to read it. Its
+    records: a length in decimal digits, a space, key=value and a line feed (POSIX.1-2017, pax Interchange Format).
+    """
+    size = _octal(block, 124, 136)
+    if block[156] != 120 or size < 1 or size > BLOCK or not _sum_is_right(block):  # 120: x
+        return False
+    for i in range(5):
+        if block[257 + i] != _USTAR[i]:
+            return False
+    at, end = BLOCK, BLOCK + size
+    while at < end:
+        length, key = 0, at
+        while key < end and 48 <= block[key] <= 57 and length < BLOCK:
+            length = length * 10 + (int(block[key]) - 48)
+            key += 1
+        key += 1
+        if key == at + 1 or length < key - at + 7 or at + length > end:
+            return False
+        if block[key - 1] != 32 or block[key + 5] != 61 or block[at + length - 1] != 10:
+            return False
+        if block[key] not in (109, 97, 99):  # m, a, c
+            return False
+        for i in range(4):
+            if block[key + 1 + i] != _TIME[i]:
+                return False
+        at += length
+    return True
+
+
+@numba.njit(nogil=True, cache=True, inline="never")  # pragma: no cover (runs only compiled)
+def _is_plain(block: Any) -> bool:
+    """Checksum, type, size and magic of a header; neither a prefix nor a number in base 256."""
+    if block[156] not in (48, 0) or _octal(block, 124, 136) != RECORD_BYTES or not _sum_is_right(block):
         return False
     posix = True
     for i in range(5):
@@ -92,16 +131,25 @@ def run_in_file(handle: int, at: int, end: int, ids: Any, offsets: Any, name_at:
 
     Stops at what is not plain, or when `ids` or `names` has no room for one more.
     """
-    block = np.empty(BLOCK, np.uint8)
+    block = np.empty(_TIMES, np.uint8)
     found = 0
     while found < len(ids) and used + LONGEST_NAME <= len(names) and at + BLOCK + RECORD_BYTES <= end:
-        if _pread(handle, block.ctypes.data, BLOCK, at) != BLOCK or not _is_plain(block):
+        if _pread(handle, block.ctypes.data, BLOCK, at) != BLOCK:
+            break
+        first = at
+        if block[156] == 120:
+            first += _TIMES
+            if _pread(handle, block.ctypes.data, _TIMES, at) != _TIMES or not _is_times(block):
+                break
+            if first + BLOCK + RECORD_BYTES > end or _pread(handle, block.ctypes.data, BLOCK, first) != BLOCK:
+                break
+        if not _is_plain(block):
             break
         photo_id, after = _photo_id(block, names, used)
         if photo_id < 0:
             break
-        ids[found], offsets[found], name_at[found] = photo_id, at + BLOCK, used
-        found, used, at = found + 1, after, at + MEMBER
+        ids[found], offsets[found], name_at[found] = photo_id, first + BLOCK, used
+        found, used, at = found + 1, after, first + MEMBER
     return found, at, used
 
 
@@ -113,13 +161,18 @@ def run_in_memory(data: Any, at: int, ids: Any, records: Any, names: Any, used: 
     """
     found = 0
     while found < len(ids) and used + LONGEST_NAME <= len(names) and at + MEMBER <= len(data):
-        block = data[at : at + BLOCK]
+        first = at
+        if data[at + 156] == 120:
+            first += _TIMES
+            if first + MEMBER > len(data) or not _is_times(data[at:first]):
+                break
+        block = data[first : first + BLOCK]
         if not _is_plain(block):
             break
         photo_id, after = _photo_id(block, names, used)
         if photo_id < 0:
             break
         ids[found] = photo_id
-        records[found, :] = data[at + BLOCK : at + BLOCK + RECORD_BYTES]
-        found, used, at = found + 1, after, at + MEMBER
+        records[found, :] = data[first + BLOCK : first + BLOCK + RECORD_BYTES]
+        found, used, at = found + 1, after, first + MEMBER
     return found, at, used
