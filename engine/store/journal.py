@@ -55,6 +55,12 @@ def _intact(data: bytes) -> tuple[list[dict[str, Any]], int]:
         mark, _, text = data[at:end].partition(b" ")
         if mark.decode("ascii", "replace") != digest(text):
             break
-        lines.append(json.loads(text))
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        if not isinstance(line, dict):
+            break
+        lines.append(line)
         at = end + 1
     return lines, at

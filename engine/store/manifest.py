@@ -93,6 +93,9 @@ class Manifest(BaseModel):
                 raise ValueError(f"layer {name}: {len(layer.xxh3)} checksums for {len(self.block_rows)} blocks")
         if self.removed and self.removed.count > self.rows:
             raise ValueError(f"{self.removed.count} rows removed of {self.rows}")
+        for name in self.query_sets:
+            if name not in self.layers:
+                raise ValueError(f"queries of layer {name}, which is not there")
         return self
 
     @property

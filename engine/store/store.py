@@ -160,6 +160,8 @@ def _removed(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None:
     rows = np.ascontiguousarray(npy.open_rows(file, (manifest.removed.count,), "<i8", manifest.header_bytes), np.int64)
     if digest(rows) != manifest.removed.xxh3:
         raise StoreError(f"{file}: does not match its checksum. Restore it.")
+    if rows.min() < 0 or rows.max() >= manifest.rows or not (np.diff(rows) > 0).all():
+        raise StoreError(f"{file}: expected ascending row numbers below {manifest.rows:,}. Restore it.")
     mask = np.zeros(manifest.rows, np.bool_)
     mask[rows] = True
     return mask

@@ -150,8 +150,8 @@ class StoreWriter:
 
     def _find(self) -> None:
         """Read every block of the journal against its checksums: what matches need not be written again."""
-        blocks = {line["key"]: line for line in self._journal.entries if "key" in line}
-        self.marks = {line["mark"]: line for line in self._journal.entries if "mark" in line}
+        blocks = {line["key"]: line for line in self._journal.entries if isinstance(line.get("key"), str)}
+        self.marks = {line["mark"]: line for line in self._journal.entries if isinstance(line.get("mark"), str)}
         with ThreadPoolExecutor(cpu_threads()) as pool:
             for done, (key, line) in enumerate(zip(blocks, pool.map(self._intact, blocks.values()), strict=True), 1):
                 self._progress("look at what is there", done, len(blocks), unit="blocks")
@@ -161,7 +161,7 @@ class StoreWriter:
     def _intact(self, line: Mapping[str, Any]) -> Written | None:
         try:
             found = Written(start=line["start"], rows=line["rows"], sums=dict(line["sums"]), refused=line["refused"])
-            good = found.sums.keys() == self._files.keys() and found.start >= 0 and found.rows > 0
+            good = found.sums.keys() == self._files.keys() and found.start >= 0 and found.rows >= 0
             return found if good and all(self._is_there(found, name) for name in found.sums) else None
         except (KeyError, TypeError, ValueError):  # a line of another program, its checksum right
             return None
