@@ -88,6 +88,8 @@ class Headers:
         if not 0 <= size <= _LARGEST_MEMBER:
             raise DamagedError(f"a member that claims {size:,} bytes")
         kind = None if info.type in _REGULAR else _KINDS.get(info.type, f"of type {info.type!r}, which is not known")
+        if kind is None and name.endswith(b"/"):  # as tars of Unix V7 have it, and GNU tar still
+            kind = "a folder"
         if any(key.startswith(b"GNU.sparse.") for key in pax):
             kind = "a sparse file"
         photo_id = self._findings.judge(name, kind, size)

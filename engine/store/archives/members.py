@@ -91,7 +91,7 @@ class Findings:
 
     def stop(self, error: DamagedError) -> None:
         """Say about the archive itself that, and where, reading ended."""
-        where = f"after {os.fsdecode(self.last)}" if self.last else "before its first member"
+        where = f"after {_shown(self.last)}" if self.last else "before its first member"
         self.damaged |= error.all_of_it
         reason = f"{error}; reading stopped {where}"
         self.refused.append(Refused(source=os.fsdecode(self.archive), photo_id=None, reason=reason))
@@ -111,6 +111,12 @@ class Findings:
             return photo_id
         self.refuse(name, photo_id, reason)
         return None
+
+
+def _shown(name: bytes) -> str:
+    """A member's path, on one line whatever it holds."""
+    text = os.fsdecode(name)
+    return text if text.isprintable() else ascii(text)
 
 
 def photo_id_of(name: bytes) -> int | None:
