@@ -29,8 +29,8 @@ from tests.fuzz.targets import TARGETS
 from tests.fuzz.worker import INSTALL
 
 # Of all inputs, in parts of a hundred: more for what is cheap, a tenth at least for each.
-SHARES = {"dat": 10, "tar": 11, "stream": 10, "zip": 10, "manifest": 12, "npy": 12, "commit": 10, "journal": 10,
-          "formats": 15}  # fmt: skip
+SHARES = {"dat": 10, "tar": 12, "stream": 10, "zip": 10, "manifest": 12, "npy": 10, "commit": 10, "journal": 10,
+          "formats": 16}  # fmt: skip
 RESULT = Path("benchmarks/results/fuzz.json")
 _SEEDS, _SEED_BYTES = 64, 200
 _MOST_DEATHS = 20

@@ -46,6 +46,8 @@ def pieces() -> list[bytes]:
     one = member("5/5.dat", record(5))
     for flavour in ("gnu", "pax"):
         found.append(pack_tar([member("l" * 130 + "/6.dat", record(6))], flavour, end=False))
+    for i in (40, 41):
+        found.append(pack_tar([member(f"{i}.dat", record(i), mtime=i + 0.5)], "pax", end=False))
     found.append(pack_tar([member("p" * 90 + "/" + "q" * 60 + "/8.dat", record(8))], "ustar", end=False))
     found += [pack_tar([other], "ustar", end=False) for other in (
         member("notes.txt", b"x" * 700), member("0", type=tarfile.DIRTYPE), member("9.dat", record(9)[:-1]),
@@ -55,9 +57,10 @@ def pieces() -> list[bytes]:
     )]  # fmt: skip
     found += [header(b"3.dat", magic=b"") + record(3) + PADDING, header(b"4.dat", kind=b"7") + record(4) + PADDING,
               header(b"4.dat", size=_NUMBERS[3]) + record(4) + PADDING,
-              header(b"4.dat", kind=b"S") + record(4) + PADDING, header(b"3.dat", kind=b"\0") + record(3) + PADDING]  # fmt: skip
-    for said in (b"20 path=77/77.dat\n", b"19 size=0000020400\n"[:19], b"22 GNU.sparse.major=1\n", b"12 size=512\n",
-                 b"14 size=20400\n", b"15 path=a.dat\n\0", b"6 x=\n\n", b"999 path=\n"):  # fmt: skip
+              header(b"4.dat", kind=b"S") + record(4) + PADDING, header(b"3.dat", kind=b"\0") + record(3) + PADDING,
+    ]  # fmt: skip
+    for said in (b"18 path=77/77.dat\n", b"19 size=0000020400\n", b"22 GNU.sparse.major=1\n", b"12 size=512\n",
+                 b"14 size=20400\n", b"13 mtime=1.5\n", b"14 path=a.dat\n\0", b"6 x=\n\n", b"999 path=\n"):  # fmt: skip
         for kind in (b"x", b"g"):
             found.append(header(b"pax", b"%011o\0" % len(said), kind) + said.ljust(512, b"\0"))
     found.append(header(b"././@LongLink", b"%011o\0" % 11, b"L") + b"long/1.dat\0".ljust(512, b"\0"))
@@ -71,7 +74,7 @@ def made(choices: Choices, library: list[bytes]) -> bytes:
     data = b"".join(parts) + (END if choices.below(4) else b"")
     if choices.below(3) == 2:
         at = [sum(map(len, parts[:i])) for i in range(len(parts))]
-        data = mutated(choices, data, [(start, start + 512) for start in at], 2)
+        data = mutated(choices, data, [(start, start + 600) for start in at], 2)
     return data
 
 
