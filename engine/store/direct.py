@@ -1,17 +1,47 @@
 """The bulk reader for the CPU: openat, preadv and close of the C library, called from compiled code."""
 
+import errno
 import os
 
 import numpy as np
 
 from engine.store.native import native
 from engine.store.reader import Block
+from engine.store.rows_file import aligned
 from engine.store.sources import Listing
 
 _HERE = -100  # AT_FDCWD: names are paths from the working directory
 # A block of files from more folders than this is opened by path: so many open folders, times the threads, would come
 # near the 1,024 files that a process may have open.
 _MANY_PLACES = 16
+_PAGES = 6 * 4096  # room for a record and more
+_ASKED = 4  # files of a block that stand for the others
+
+
+def _is_cold(records: Listing) -> bool:
+    """Whether most files of a block are not in the page cache, and so better read past it.
+
+    Nobody will read them again soon, and the pages they would take, fresh memory of the system, cost more than the
+    reading: benchmarks/results/ingest_scale.md.
+    """
+    own = np.flatnonzero(records.offset < 0)
+    if not len(own) or not hasattr(os, "RWF_NOWAIT"):
+        return False
+    asked = own[:: -(-len(own) // _ASKED)]
+    return 2 * sum(_is_absent(records.path(int(i))) for i in asked) > len(asked)
+
+
+def _is_absent(path: bytes) -> bool:
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return os.preadv(handle, [bytearray(1)], 0, os.RWF_NOWAIT) < 0
+    except OSError as error:
+        return error.errno == errno.EAGAIN
+    finally:
+        os.close(handle)
 
 
 class DirectReader:
@@ -21,6 +51,7 @@ class DirectReader:
         del files  # the layers go straight to the block
         self._read = native("read_records")
         self._scratch = np.empty(16, np.int64)
+        self._page = aligned(_PAGES)
 
     def read(self, records: Listing, block: Block) -> None:
         """See `Reader.read`."""
@@ -42,8 +73,8 @@ class DirectReader:
                     handles[i] = os.open(records.places[number], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
                 except OSError:
                     handles[i] = -2  # every record in it is looked at again, and says why
-            arrays = (handles, place, offset, name, self._scratch, block.fc7, block.fc8, block.good)
-            self._read(n, *(array.ctypes.data for array in arrays))
+            arrays = (handles, place, offset, name, self._scratch, block.fc7, block.fc8, block.good, self._page)
+            self._read(n, *(array.ctypes.data for array in arrays), _is_cold(records))
         finally:
             for handle in handles[handles >= 0]:
                 os.close(int(handle))

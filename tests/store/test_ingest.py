@@ -190,6 +190,39 @@ def test_strict_stops_at_damage_and_leaves_nothing(damaged, tmp_path):
 
 
 @pytest.mark.parametrize("case", DAMAGED_CONTENT)
+@pytest.mark.parametrize("cold", [True, False])
+def test_reading_past_the_page_cache_gives_the_same_store(damaged, tmp_path, monkeypatch, cold):
+    root, expected = damaged
+    monkeypatch.setattr("engine.store.direct._is_cold", lambda records: cold)
+    report = ingest([root], tmp_path / "store", device=CPU)
+    assert (report.photos, report.refused) == (len(ALL_GOOD), len(expected))
+    store = Store.open(tmp_path / "store")
+    for row, photo_id in enumerate(store.photo_ids.tolist()):
+        fc7, fc8 = photo_layers(ALL_GOOD[photo_id])
+        assert store.fc7[row].tobytes() == fc7.tobytes(), photo_id
+        assert store.fc8[row].tobytes() == fc8.tobytes(), photo_id
+
+
+def test_files_that_nobody_read_lately_are_taken_for_cold(tmp_path):
+    from engine.store import direct
+    from engine.store.sources import find_sources
+
+    write_photos(tmp_path / "in", range(20))
+    records = find_sources([tmp_path / "in"]).listing
+    for i in range(20):
+        Path(os.fsdecode(records.path(i))).read_bytes()
+    assert not direct._is_cold(records)
+    assert not direct._is_cold(records.take(slice(0, 0)))
+    for i in range(20):
+        handle = os.open(records.path(i), os.O_RDONLY)
+        os.fsync(handle)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+    if not direct._is_absent(records.path(0)):
+        pytest.skip("this file system keeps its pages, or cannot say so")
+    assert direct._is_cold(records)
+
+
 def test_strict_stops_at_damage_that_only_reading_shows(tmp_path, case, monkeypatch):
     monkeypatch.setattr(copy_module, "BLOCK_FILES", 4)
     content, reason = DAMAGED_CONTENT[case]
