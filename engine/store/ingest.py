@@ -1,6 +1,5 @@
 """From `.dat` files to a store: read and checked in parallel, written in order of photo id, damage set aside."""
 
-import json
 import os
 import shutil
 import time
@@ -91,7 +90,7 @@ def ingest(
             raise InputError(f"{first.source}: {first.reason}. None of {len(job.refused):,} files is usable.")
         writer.sort()
         for refusal in sorted(job.refused, key=lambda r: (r.photo_id is None, r.photo_id or 0, r.source)):
-            writer.quarantine(_line(refusal))
+            writer.quarantine(refusal.line())
         progress("flush to disk", 0, 0, unit="files")
         new = writer.rows - (writer.base.rows if writer.base else 0)
         manifest = writer.finish([str(source) for source in sources])
@@ -185,11 +184,6 @@ class _Ingest(_Counts):
 
     def _aside(self) -> str:
         return f", {len(self.refused):,} set aside" if self.refused else ""
-
-
-def _line(refused: Refused) -> bytes:
-    entry = {"source": refused.source, "photo_id": refused.photo_id, "reason": refused.reason}
-    return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
 
 
 def _needed(job: "_Ingest") -> str:

@@ -1,5 +1,6 @@
 """What the finders of sources share: refusals, and names kept as one run of bytes."""
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,11 @@ class Refused:
     source: str
     photo_id: int | None
     reason: str
+
+    def line(self) -> bytes:
+        """The line of `quarantine.jsonl` that says so."""
+        entry = {"source": self.source, "photo_id": self.photo_id, "reason": self.reason}
+        return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
 
 
 def name_of(names: npt.NDArray[np.uint8], start: int) -> bytes:

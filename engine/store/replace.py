@@ -1,6 +1,5 @@
 """Rows of photos that a store has, rewritten where the sources hold other content now."""
 
-import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -77,12 +76,6 @@ def replace_rows(
             return ReplaceReport(
                 replaced=stage.count, unchanged=work.unchanged, removed=work.removed, refused=work.refused
             )
-
-
-def quarantine_line(refused: Refused) -> bytes:
-    """The line of `quarantine.jsonl` that says why a record was set aside."""
-    entry = {"source": refused.source, "photo_id": refused.photo_id, "reason": refused.reason}
-    return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
 
 
 _UNSEEN, _UNCHANGED = -2, -1
@@ -213,7 +206,7 @@ def _publish(store: Store, stage: Stage, refused: list[Refused], sources: list[s
     """Make it all valid in one step; nothing, when nothing is new."""
     path, manifest = store.path, store.manifest
     in_order = sorted(refused, key=lambda r: (r.photo_id is None, r.photo_id or 0, r.source))
-    lines = publish.quarantine_lines(path, manifest, [quarantine_line(refusal) for refusal in in_order])
+    lines = publish.quarantine_lines(path, manifest, [refusal.line() for refusal in in_order])
     if not stage.count and len(lines) == manifest.quarantined:
         return
     writes, deletes = stage.steps() if stage.count else ([], [])

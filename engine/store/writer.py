@@ -99,7 +99,7 @@ class StoreWriter:
                     if first:
                         (self.path / LOCK).unlink()
                     raise
-                job = {"layers": self.dims, "base": self.base.digest if self.base else ""}
+                job = {"layers": self.dims, "base": self.base.state if self.base else ""}
                 self._journal = journal.Journal(self.path, job)
                 try:
                     self._open()

@@ -5,11 +5,8 @@ import json
 import os
 import re
 import resource
-import signal
 import stat
 import struct
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -189,7 +186,6 @@ def test_strict_stops_at_damage_and_leaves_nothing(damaged, tmp_path):
     assert not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("case", DAMAGED_CONTENT)
 @pytest.mark.parametrize("cold", [True, False])
 def test_reading_past_the_page_cache_gives_the_same_store(damaged, tmp_path, monkeypatch, cold):
     root, expected = damaged
@@ -223,6 +219,7 @@ def test_files_that_nobody_read_lately_are_taken_for_cold(tmp_path):
     assert direct._is_cold(records)
 
 
+@pytest.mark.parametrize("case", DAMAGED_CONTENT)
 def test_strict_stops_at_damage_that_only_reading_shows(tmp_path, case, monkeypatch):
     monkeypatch.setattr(copy_module, "BLOCK_FILES", 4)
     content, reason = DAMAGED_CONTENT[case]
