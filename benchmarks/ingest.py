@@ -7,14 +7,15 @@ taken within a round. Sample files and archives of them are made in `--dir` if t
 mirsearch is measured as its users run it: `mirsearch ingest` in a process of its own, from the start of Python to the
 flushed store, every number checked and every block summed. `cat` is `find` and `cat` of the same files into one, not
 flushed. The floor is benchmarks/floor.c, compiled on the spot: the same system calls for the same bytes in and out
-with the same number of threads, flushed, and nothing else: no listing, no checks, no sums. The parallel decompressor
-alone is the one that mirsearch uses, its output thrown away.
+with as many threads, flushed, and nothing else: no listing, no checks, no sums. The decompressor is the one that
+mirsearch uses, alone, its output thrown away; beside it indexed_bzip2, a library for the same, if it is installed.
 
 Warm: everything read was read just before. Cold: the page cache was dropped before each run (needs root). The store
 that a run wrote is removed and its disk blocks discarded before the next.
 """
 
 import argparse
+import importlib
 import os
 import shutil
 import statistics
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,8 @@ import numpy as np
 from benchmarks.machine import table, write_result
 from engine.store.copy import BLOCK_FILES
 from engine.store.dat import RECORD_BYTES, relative_path
+from engine.store.ingest import READERS
+from engine.store.manifest import digest
 from engine.store.reader import Block, open_reader
 from engine.store.sources import find_sources
 from engine.store.synth import describe, synthesize
@@ -74,6 +78,13 @@ def read_only(features: Path) -> None:
     reader, block = open_reader(CPU, BLOCK_FILES), Block(BLOCK_FILES)
     for start in range(0, len(records), BLOCK_FILES):
         reader.read(records.take(slice(start, start + BLOCK_FILES)), block)
+
+
+def checksums(photos: int) -> None:
+    """The checksums of so many rows, block by block, from memory that the block's reading has just filled."""
+    block = Block(BLOCK_FILES)
+    for _ in range(photos // BLOCK_FILES):
+        digest(block.fc7), digest(block.fc8)
 
 
 class Contest:
@@ -124,7 +135,9 @@ class Contest:
     def floor_of_tar(self, threads: int) -> float:
         """The system calls alone, for the members of a tar, which all lie equally far apart within a folder."""
         stride = 512 + -(-RECORD_BYTES // 512) * 512
-        first = 3 * 512  # behind the headers of two folders and of the first file; folders inside shift the rest a little
+        first = (
+            3 * 512
+        )  # behind the headers of two folders and of the first file; other folders shift the rest a little
         command = [self.floor, "tar", threads, self.work, self.tar, first, stride, self.photos]
         return timed(lambda: _quietly(command))
 
@@ -139,6 +152,17 @@ class Contest:
         return timed(
             lambda: sum(len(piece) for piece, _ in decompress(os.fsencode(self.tar_bz2), "bzip2", threads=threads))
         )
+
+    def indexed_bzip2(self, threads: int) -> float:
+        """A library that decompresses bzip2 on several threads, alone."""
+        library = importlib.import_module("indexed_bzip2")
+
+        def work() -> None:
+            with library.open(str(self.tar_bz2), parallelization=threads) as file:
+                while file.read(1 << 22):
+                    pass
+
+        return timed(work)
 
 
 def _quietly(command: list[object], text: str | None = None) -> None:
@@ -194,22 +218,24 @@ def runs_of(contest: Contest, threads: int, *, slow: bool) -> dict[str, dict[str
         "publisher's reader": (lambda: timed(lambda: publisher(features, few)), few),
         "np.fromfile": (lambda: timed(lambda: fromfile(features, few)), few),
         "mirsearch reader alone, 1 thread": (lambda: timed(lambda: read_only(features)), n),
+        "mirsearch checksums alone, 1 thread": (lambda: timed(lambda: checksums(n)), n),
     }
     folders: dict[str, tuple[Run, int]] = {
         "cat": (contest.cat, n),
         "floor, 1 thread": (lambda: contest.floor_of_files(1), n),
-        "floor": (lambda: contest.floor_of_files(threads), n),
+        "floor": (lambda: contest.floor_of_files(READERS), n),
         "mirsearch, 1 thread": (lambda: contest.mirsearch(features, 1), n),
-        "mirsearch": (lambda: contest.mirsearch(features, threads), n),
+        "mirsearch": (lambda: contest.mirsearch(features, READERS), n),
     }
     tar: dict[str, tuple[Run, int]] = {
         "reading the tar": (contest.read_tar, n),
-        "floor": (lambda: contest.floor_of_tar(threads), n),
+        "floor": (lambda: contest.floor_of_tar(READERS), n),
         "mirsearch, 1 thread": (lambda: contest.mirsearch(contest.tar, 1), n),
-        "mirsearch": (lambda: contest.mirsearch(contest.tar, threads), n),
+        "mirsearch": (lambda: contest.mirsearch(contest.tar, READERS), n),
     }
     packed: dict[str, tuple[Run, int]] = {
         "decompressor": (lambda: contest.decompress(threads), n),
+        **({"indexed_bzip2": (lambda: contest.indexed_bzip2(threads), n)} if find_spec("indexed_bzip2") else {}),
         "mirsearch": (lambda: contest.mirsearch(contest.tar_bz2, threads), n),
     }
     return {"folders": (reading if slow else {}) | folders, "tar": tar, "tar.bz2": packed}
@@ -218,7 +244,7 @@ def runs_of(contest: Contest, threads: int, *, slow: bool) -> dict[str, dict[str
 AGAINST = {
     "folders": ["publisher's reader", "cat", "floor, 1 thread", "floor"],
     "tar": ["reading the tar", "floor"],
-    "tar.bz2": ["decompressor"],
+    "tar.bz2": ["decompressor", "indexed_bzip2"],
 }
 
 
@@ -234,7 +260,7 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=100_000)
-    parser.add_argument("--packed-photos", type=int, default=20_000, help="photos of the compressed archive")
+    parser.add_argument("--packed-photos", type=int, default=50_000, help="photos of the compressed archive")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cold-rounds", type=int, default=3)
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
@@ -252,12 +278,13 @@ def main() -> None:
         for kind in ("folders", "tar", "tar.bz2"):
             contest = few if kind == "tar.bz2" else many
             runs = runs_of(contest, threads, slow=not cold)[kind]
-            found = measure(contest, runs, rounds, cold=cold)
+            found = measure(contest, runs, min(rounds, 3) if kind == "tar.bz2" else rounds, cold=cold)
             title = f"{kind}, {contest.photos:,} photos, {'cold' if cold else 'warm'}"
             results[title] = found
             texts.append(report(title, found, [name for name in AGAINST[kind] if name in found]))
     shutil.rmtree(many.work, ignore_errors=True)
-    head = f"# Ingest\n\n{threads} threads where no other number is given; medians of {options.rounds} rounds (cold: "
+    head = f"# Ingest\n\n{READERS} reading threads where no other number is given, {threads} cores; medians of "
+    head += f"{options.rounds} rounds (tar.bz2: {min(options.rounds, 3)}, cold: "
     head += f"{options.cold_rounds}) that take turns. What stands in which row: the text of `benchmarks/ingest.py`."
     write_result("ingest", {"microseconds_per_file": results}, head + "\n\n" + "\n".join(texts))
 
