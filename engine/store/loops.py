@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from engine.store.archives.walk import FUNCTIONS as TAR
 from engine.store.dat import FC7_DIM, FC8_DIM, RECORD_BYTES
 
 _openat = types.ExternalFunction("openat", types.int32(types.int32, types.intp, types.int32))
@@ -160,6 +161,7 @@ def read_records(
 
 _U8, _U32, _I32, _I64 = (types.CPointer(kind) for kind in (types.uint8, types.uint32, types.int32, types.int64))
 FUNCTIONS = {
+    **TAR,
     "sort_out": (sort_out, (_U8, types.int64, _I64, _I64, _U8, _I64, _I64)),
     "read_records": (read_records, (types.int64, _I32, _I32, _I64, _I64, _I64, _U32, _U32, _U8, _U32, types.int64)),
 }

@@ -23,14 +23,20 @@ import llvmlite
 import llvmlite.binding as llvm
 import xxhash
 
-_SOURCES = ("loops.py", "dat.py", "native.py")  # what the machine code depends on
+_SOURCES = (
+    "loops.py",
+    "archives/walk.py",
+    "archives/kinds.py",
+    "dat.py",
+    "native.py",
+)  # what the machine code depends on
 _DIGEST = 16  # bytes in front of the code: its XXH3 checksum, in hexadecimal digits
 _LOCK = Lock()
 _linked: list[Any] = []  # engines of LLVM, which own the code
 
 
 @cache
-def native(name: str) -> Callable[..., None]:
+def native(name: str) -> Callable[..., int]:
     """A function of `engine.store.loops`, compiled. ImportError where that takes Numba and there is none.
 
     Its arguments are integers: numbers, and addresses of arrays (`array.ctypes.data`) that the caller keeps alive,
@@ -47,12 +53,13 @@ def native(name: str) -> Callable[..., None]:
         _linked.append(engine)
     # Numba's convention: room for the result and for an exception, then the arguments; gives 0 when all went well.
     call = ctypes.CFUNCTYPE(ctypes.c_int32)(engine.get_function_address(name))
-    room = ctypes.c_int64(), ctypes.c_int64()
-    result, exception = map(ctypes.byref, room)
+    exception = ctypes.byref(ctypes.c_int64())
 
-    def run(*arguments: int) -> None:
-        if call(result, exception, *map(ctypes.c_int64, arguments)):
+    def run(*arguments: int) -> int:
+        result = ctypes.c_int64()
+        if call(ctypes.byref(result), exception, *map(ctypes.c_int64, arguments)):
             raise RuntimeError(f"{name} failed")
+        return result.value
 
     return run
 

@@ -20,11 +20,13 @@ MORE = "other data follow its end mark (another archive, perhaps), and were not 
 
 
 def walker() -> ModuleType | None:
-    """The compiled reader of plain headers, where Numba is installed."""
+    """The compiled reader of plain headers; None where there is neither machine code nor Numba."""
     try:
-        return importlib.import_module("engine.store.archives.walk")
+        runs = importlib.import_module("engine.store.archives.runs")
+        runs.load()
     except ImportError:
         return None
+    return runs
 
 
 class _Found:
