@@ -47,8 +47,8 @@ class Header(BaseModel):
     model_config = _STRICT
     do: Literal["header"] = "header"
     file: _Name
-    rows: Annotated[int, Field(ge=0)]
-    dim: Annotated[int, Field(ge=1)]
+    rows: Annotated[int, Field(ge=0, le=1 << 40)]
+    dim: Annotated[int, Field(ge=1, le=1 << 20)]
     header_bytes: Literal[128, 4096]
 
     def apply(self, store: Path) -> None:
@@ -70,7 +70,7 @@ class Rows(BaseModel):
     file: _Name
     rows_part: _Name
     at_part: _Name
-    dim: Annotated[int, Field(ge=1)]
+    dim: Annotated[int, Field(ge=1, le=1 << 20)]
     header_bytes: Literal[128, 4096]
 
     def apply(self, store: Path) -> None:
