@@ -93,7 +93,7 @@ class _Verbs(TyperGroup):
         except KeyboardInterrupt:
             if self._json:
                 sys.stdout.write(json.dumps({"error": "interrupted"}) + "\n")
-            err.print("Interrupted. Nothing half-written was kept; run the same command again.")
+            err.print("Interrupted. Nothing half-written is in use; run the same command again.")
             raise SystemExit(130) from None
         except BrokenPipeError:
             # Whoever read our output has seen enough, as `head` does.

@@ -82,13 +82,13 @@ def rewrite(store: Path, **changes: object) -> None:
 
 def test_a_newer_format_asks_for_an_upgrade(store):
     rewrite(store, version=FORMAT_VERSION + 1, something_new=[1, 2])
-    with pytest.raises(StoreError, match=r"format version 2, this mirsearch knows up to 1\. Upgrade mirsearch\."):
+    with pytest.raises(StoreError, match=rf"version {FORMAT_VERSION + 1}, this mirsearch knows up to {FORMAT_VERSION}\. Upgrade"):
         Store.open(store)
 
 
 def test_a_damaged_version_is_damage_not_a_newer_format(store):
     text = (store / "manifest.json").read_text()
-    (store / "manifest.json").write_text(text.replace('"version": 1', '"version": 9'))
+    (store / "manifest.json").write_text(text.replace(f'"version": {FORMAT_VERSION}', '"version": 9'))
     with pytest.raises(StoreError, match="does not match its own checksum"):
         Store.open(store)
 
