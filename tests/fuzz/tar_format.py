@@ -46,7 +46,7 @@ def pax_records(data: bytes) -> dict[bytes, bytes] | None:
 
 def is_odd(block: bytes) -> bool:
     """Whether a field of a header, its checksum right, holds no number: a reason to stop for who trusts no more."""
-    sparse = [(483, 495)] if block[156:157] == b"S" else []  # its true size
+    sparse = [*((at, at + 12) for at in range(386, 482, 12)), (483, 495)] if block[156:157] == b"S" else []
     fields = [block[start:end] for start, end in (*_NUMBER_FIELDS, *sparse)]
     return any(number(field) is None or field[0] in range(0x81, 0xFF) for field in fields)
 
