@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def main() -> int:
         RESULT.write_text(json.dumps({
             "command": "python -m tests.fuzz " + " ".join(sys.argv[1:]), "machine": described(),
             "versions": {name: version(name) for name in ("atheris", "numpy", "numba", "pydantic")},
-            "results": [asdict(result) for result in results],
+            "results": [vars(result) for result in results],
         }, indent=1) + "\n")  # fmt: skip
     for result in bad:
         print(f"{result.target}: {dict(result.findings)} {result.deaths}")

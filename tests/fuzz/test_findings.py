@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.errors import StoreError
+from engine.errors import InputError, StoreError
 from engine.store import commit
+from engine.store.formats.by_suffix import open_vectors
 from engine.store.store import Store
 from engine.store.verify import verify_store
 from tests.fuzz import changes, small_store
@@ -102,3 +103,10 @@ def test_a_folder_of_old_tars_is_no_record(tmp_path):
 def test_a_reason_is_one_line_whatever_the_name(tmp_path):
     read = read_tar(tmp_path, header(b"a\nb\x1b[2J/7.dat") + record(7) + PADDING + b"x" * 512)
     assert read.refused[-1][2].endswith(r"reading stopped after 'a\nb\x1b[2J/7.dat'")
+
+
+def test_true_is_no_length_of_an_array(tmp_path):
+    words = b"{'descr': '<f4', 'fortran_order': False, 'shape': (True, 12), }".ljust(117) + b"\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0\x76\0" + words + bytes(48))
+    with pytest.raises(InputError, match=r"shape \(True, 12\), expected one of numbers"):
+        open_vectors(tmp_path / "a.npy")  # was taken for 1, where NumPy refuses it

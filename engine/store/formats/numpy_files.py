@@ -32,7 +32,7 @@ def read_header(path: Path, stream: Any) -> tuple[tuple[int, ...], bool, np.dtyp
         if version not in readers:
             raise InputError(f"{path}: .npy format version {version[0]}.{version[1]}, expected 1.0 or 2.0")
         shape, fortran, dtype = readers[version](stream)
-    if dtype.kind not in "fiub" or any(length < 0 for length in shape):
+    if dtype.kind not in "fiub" or any(type(length) is bool or length < 0 for length in shape):
         raise InputError(f"{path}: an array of {dtype} and shape {shape}, expected one of numbers")
     return tuple(int(length) for length in shape), bool(fortran), dtype
 
