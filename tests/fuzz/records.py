@@ -4,9 +4,11 @@ import math
 import os
 import struct
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
+from engine.store import direct
 from engine.store.copy import read_block
 from engine.store.dat import Record
 from engine.store.reader import Block, Reader, RecordReader, open_reader
@@ -51,7 +53,9 @@ class Dat:
             self._examined(listing.examine(i), true)
         reader, n = choices.pick(self._readers), len(contents)
         self._block.fc7[:], self._block.fc8[:], self._block.good[:] = -1, -1, False
-        ids, refused = read_block(listing, reader, self._block)
+        past_cache = choices.below(2) == 1  # as files are read that do not lie in the page cache
+        with patch.object(direct, "_is_cold", lambda _: past_cache):
+            ids, refused = read_block(listing, reader, self._block)
         good = [i for i in range(n) if expected[i]]
         assert ids.tolist() == good
         assert [one.photo_id for one in refused] == [i for i in range(n) if not expected[i]]

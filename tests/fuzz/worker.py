@@ -14,7 +14,7 @@ from typing import Any
 
 INSTALL = "python -m tests.fuzz needs Atheris. Install it: pip install atheris"
 # Compiled by Numba, which reads their byte code: it must stay as it is.
-_COMPILED = ["engine.store.loops", "engine.store.direct", "engine.store.scan", "engine.store.archives.walk",
+_COMPILED = ["engine.store.loops", "engine.store.scan", "engine.store.archives.walk",
              "engine.store.archives.bits"]  # fmt: skip
 _LOOK_EVERY = 256
 _KEPT_FINDINGS = 20
