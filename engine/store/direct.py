@@ -4,9 +4,7 @@ import errno
 import os
 
 import numpy as np
-import numpy.typing as npt
 
-from engine.store.dat import RECORD_BYTES
 from engine.store.native import native
 from engine.store.reader import Block
 from engine.store.rows_file import aligned
@@ -31,15 +29,6 @@ def _is_cold(records: Listing) -> bool:
         return False
     asked = own[:: -(-len(own) // _ASKED)]
     return 2 * sum(_is_absent(records.path(int(i))) for i in asked) > len(asked)
-
-
-def _read_ahead(handle: int, offsets: npt.NDArray[np.int64]) -> None:
-    """Have the system read in one go what a block takes from an archive, where it lies close together."""
-    if offsets[0] < 0:
-        return
-    first, last = int(offsets.min()), int(offsets.max()) + RECORD_BYTES
-    if last - first < 4 * len(offsets) * RECORD_BYTES:
-        os.posix_fadvise(handle, first, last - first, os.POSIX_FADV_WILLNEED)
 
 
 def _is_absent(path: bytes) -> bool:
@@ -82,7 +71,6 @@ class DirectReader:
             for i, number in enumerate(used):
                 try:
                     handles[i] = os.open(records.places[number], os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-                    _read_ahead(int(handles[i]), offset[local == i])
                 except OSError:
                     handles[i] = -2  # every record in it is looked at again, and says why
             arrays = (handles, place, offset, name, self._scratch, block.fc7, block.fc8, block.good, self._page)

@@ -12,6 +12,10 @@ from engine.store.archives.kinds import BLOCK
 from engine.store.archives.members import DamagedError, Findings, Members
 
 _TAIL_PIECE = 1 << 20
+# Headers lie far enough apart that the system takes them for scattered reads and fetches each when it is asked for.
+# So it is told to read on: the records between are wanted next anyway.
+_AHEAD, _PIECE = 16 << 20, 128 << 10  # a longer piece would be cut to what the system reads at once
+_RUN = 128  # members taken between two looks at how far ahead that is
 # What follows the end mark is looked at so far: GNU tar pads with zeros to 10 KiB, or to a tape's record.
 LONGEST_TAIL = 1 << 30
 NO_END = "it ends without an end mark: it was cut short"
@@ -89,12 +93,16 @@ def _last(found: _Found) -> bytes:
 
 def _list(handle: int, findings: Findings, found: _Found) -> None:
     size, at, headers, walk = os.fstat(handle).st_size, 0, Headers(findings), walker()
+    fetched = 0
     while True:
         while walk is not None and headers.plain_next:
+            while fetched < min(at + _AHEAD, size):
+                os.posix_fadvise(handle, fetched, _PIECE, os.POSIX_FADV_WILLNEED)
+                fetched += _PIECE
             found.room(walk.LONGEST_NAME)
-            n = found.count
+            new = slice(found.count, found.count + _RUN)
             more, at, found.used = walk.run_in_file(
-                handle, at, size, found.ids[n:], found.offsets[n:], found.name_at[n:], found.names, found.used
+                handle, at, size, found.ids[new], found.offsets[new], found.name_at[new], found.names, found.used
             )
             if not more:
                 break
