@@ -82,7 +82,8 @@ def rewrite(store: Path, **changes: object) -> None:
 
 def test_a_newer_format_asks_for_an_upgrade(store):
     rewrite(store, version=FORMAT_VERSION + 1, something_new=[1, 2])
-    with pytest.raises(StoreError, match=rf"version {FORMAT_VERSION + 1}, this mirsearch knows up to {FORMAT_VERSION}\. Upgrade"):
+    expected = rf"version {FORMAT_VERSION + 1}, this mirsearch knows up to {FORMAT_VERSION}\. Upgrade mirsearch\."
+    with pytest.raises(StoreError, match=expected):
         Store.open(store)
 
 
