@@ -59,6 +59,16 @@ def test_a_row_file_is_gone_when_a_change_is_to_be_finished(store, lost):
         assert "\n" not in str(error.value)
 
 
+def test_a_part_of_a_change_is_cut_short(store):
+    path, _ = store
+    with changes.dying():
+        changes.rewrite(path)
+    part = path / "a.change.part"
+    part.write_bytes(part.read_bytes()[:-1])
+    assert len(Store.open(path)) == small_store.ROWS  # was a ValueError of mmap
+    assert found_damage(path) == ["a.npy"]
+
+
 ROWS = {"do": "rows", "file": "a.npy", "rows_part": "new.part", "at_part": "at.part", "dim": 3, "header_bytes": 4096}
 HEADER = {"do": "header", "file": "a.npy", "rows": 5, "dim": 3, "header_bytes": 4096}
 

@@ -13,6 +13,7 @@ from engine.store.archives import headers, members
 from engine.store.archives import zip as zips
 from engine.store.formats import bins
 from engine.store.writer import StoreWriter
+from tests.fuzz.__main__ import scratch
 from tests.fuzz.choices import Choices
 from tests.fuzz.targets import TARGETS
 
@@ -50,9 +51,10 @@ SABOTAGE: dict[str, tuple[Any, str, Any]] = {
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_missing_check_is_found(tmp_path, monkeypatch, name):
-    target, source = TARGETS[name](tmp_path), random.Random(name)
-    monkeypatch.setattr(*SABOTAGE[name])
-    with pytest.raises(AssertionError):
+def test_a_missing_check_is_found(monkeypatch, name):
+    source = random.Random(name)
+    with scratch() as folder, pytest.raises(AssertionError):
+        target = TARGETS[name](folder)
+        monkeypatch.setattr(*SABOTAGE[name])
         for _ in range(2000):
             target.run(Choices(source.randbytes(source.choice([20, 60, 200, 600]))))
