@@ -76,4 +76,4 @@ def compact(store: StoreArgument, json_: JsonOption = False) -> None:
         lines.append(("indices", f"{', '.join(stale)}: stale, build them again"))
     say_facts(f"{report.photos:,} photos in {store}", lines)
     if stale:
-        say_next(*(["build", store, "--name", name] for name in stale))
+        say_next(["build", store, "--layer", "all"])

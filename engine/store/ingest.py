@@ -86,6 +86,8 @@ def ingest(
         except DiskFullError as error:
             raise DiskFullError(f"{error} It continues where it was and needs {_needed(job)} more.") from error
         if not writer.rows:
+            if not job.refused:
+                raise InputError(f"{', '.join(map(str, sources))}: holds no .dat file ({job.ignored:,} other files).")
             first = job.refused[0]
             raise InputError(f"{first.source}: {first.reason}. None of {len(job.refused):,} files is usable.")
         writer.sort()

@@ -64,3 +64,13 @@ def _intact(data: bytes) -> tuple[list[dict[str, Any]], int]:
         lines.append(line)
         at = end + 1
     return lines, at
+
+
+def job_of(folder: Path) -> dict[str, Any] | None:
+    """The job that the journal in a folder belongs to; None when there is no journal, or none that can be read."""
+    try:
+        with (folder / NAME).open("rb") as file:
+            lines, _ = _intact(file.readline(1 << 20))
+    except OSError:
+        return None
+    return lines[0] if lines else None

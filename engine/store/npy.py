@@ -53,4 +53,7 @@ def open_rows(
         empty = np.empty(shape, dtype)
         empty.flags.writeable = False
         return empty
-    return np.memmap(path, dtype=dtype, mode="r", offset=size, shape=shape)
+    try:
+        return np.memmap(path, dtype=dtype, mode="r", offset=size, shape=shape)
+    except (OSError, ValueError) as error:  # replaced since the look at its length
+        raise StoreError(f"{path}: cannot be mapped ({error}). It is being changed, or was: try again.") from error

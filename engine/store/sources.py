@@ -183,6 +183,7 @@ class _Search:
             self.seen.add((status.st_dev, status.st_ino))
             found = _scan()(handle)
             # Few folders hold anything else, so a second look at their names costs nothing where it counts.
+            os.lseek(handle, 0, os.SEEK_SET)  # the scan has left it at its end
             names = os.listdir(handle) if found.ignored else []  # noqa: PTH208 (an open folder)
             others = [name for name in map(os.fsencode, names) if _ARCHIVE.fullmatch(name)]
         finally:

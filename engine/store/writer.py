@@ -99,8 +99,7 @@ class StoreWriter:
                     if first:
                         (self.path / LOCK).unlink()
                     raise
-                job = {"layers": self.dims, "base": self.base.state if self.base else ""}
-                self._journal = journal.Journal(self.path, job)
+                self._journal = journal.Journal(self.path, self._job())
                 try:
                     self._open()
                     self._find()
@@ -111,6 +110,10 @@ class StoreWriter:
                 os.close(self._lock)
                 raise
         return self
+
+    def _job(self) -> dict[str, Any]:
+        """What a journal is of: only a run that means the same may go on with it."""
+        return {"layers": self.dims, "base": self.base.state if self.base else ""}
 
     def _look(self) -> None:
         """Accept the folder or refuse it: a store to append to, an interrupted run, or nothing of ours."""
@@ -123,6 +126,8 @@ class StoreWriter:
                     problem = f"holds layers {_named(dims)}, expected {_named(self.dims)}. Name another folder"
             else:
                 problem = "already holds a store. Name another folder with --store, or remove this one first"
+        elif (begun := journal.job_of(self.path)) is not None and begun.get("layers") != self.dims:
+            problem = "holds an interrupted ingest or import of something else. Finish that one, or remove the folder"
         elif not (self.path / journal.NAME).exists():
             names = [*(f"{name}.npy" for name in (*self.dims, IDS)), publish.QUARANTINE]
             taken = [name for name in names if (self.path / name).exists()]

@@ -570,3 +570,25 @@ def test_files_of_others_are_left_alone(tmp_path):
     with pytest.raises(StoreError, match=r"holds fc7\.npy, which no ingest began"):
         ingest([tmp_path / "in"], tmp_path / "mine", device=CPU)
     assert files_below(tmp_path / "mine") == {"fc7.npy": hashlib.sha256(b"a month of work").hexdigest()}
+
+
+def test_archives_in_folders_are_read_beside_the_files(tmp_path):
+    import tarfile
+
+    write_photos(tmp_path / "in", range(5))
+    write_photos(tmp_path / "members", range(5, 12))
+    with tarfile.open(tmp_path / "in" / "more.tar", "w") as archive:
+        archive.add(tmp_path / "members", "features")
+    (tmp_path / "in" / "notes.txt").write_text("none of ours")
+    report = ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    assert (report.photos, report.refused, report.ignored) == (12, 0, 1)
+    assert Store.open(tmp_path / "store").photo_ids.tolist() == list(range(12))
+
+
+def test_an_archive_of_nothing_is_an_error_of_ours(tmp_path):
+    import zipfile
+
+    zipfile.ZipFile(tmp_path / "e.zip", "w").close()
+    with pytest.raises(InputError, match=r"e\.zip: holds no \.dat file"):
+        ingest([tmp_path / "e.zip"], tmp_path / "store", device=CPU)
+    assert not (tmp_path / "store").exists()

@@ -226,3 +226,16 @@ def test_a_store_of_no_rows_is_a_store(tmp_path):
 def test_an_existing_empty_folder_may_be_named(tmp_path):
     (tmp_path / "store").mkdir()
     assert len(make_store(tmp_path / "store", {"fc7": np.zeros((3, 4), np.float32)})) == 3
+
+
+def test_an_interrupted_job_is_not_written_over_by_another(tmp_path):
+    with StoreWriter(tmp_path / "store", DIMS) as writer:
+        ids, layers = np.arange(2), {name: np.zeros((2, dim), np.float32) for name, dim in DIMS.items()}
+        writer.write(writer.reserve(2), ids, layers, key="a")
+    with (
+        pytest.raises(StoreError, match="an interrupted ingest or import of something else"),
+        StoreWriter(tmp_path / "store", {"other": 4}),
+    ):
+        pass
+    with StoreWriter(tmp_path / "store", DIMS) as writer:
+        assert list(writer.found) == ["a"]
