@@ -25,6 +25,7 @@ from typing import Any
 from benchmarks.ingest import DROP, drop_caches
 from benchmarks.machine import RESULTS, table, write_result
 from engine.store.dat import PHOTOS_PER_FOLDER, RECORD_BYTES
+from engine.store.ingest import READERS
 from engine.store.synth import describe, synthesize
 from kernels.device import cpu_threads
 
@@ -58,7 +59,7 @@ def measure(features: Path, work: Path, photos: int, rounds: int, *, cold: bool)
         shutil.rmtree(store, ignore_errors=True)
         if cold:
             drop_caches()
-        result = run(folders, store, cpu_threads())
+        result = run(folders, store, READERS)
         if number >= 0:
             found.append(result)
         print(
@@ -100,7 +101,9 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         axes.set(xscale="log", xlabel="photos", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle(f"mirsearch ingest, {cpu_threads()} threads: from folders of .dat files to a flushed store")
+    figure.suptitle(
+        f"mirsearch ingest, {READERS} reading threads, {cpu_threads()} cores: from folders of .dat files to a flushed store"
+    )
     figure.savefig(path, dpi=110)
 
 
