@@ -101,7 +101,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         axes.set(xscale="log", xlabel="photos", ylim=(0, None))
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle(
+    threads = f"{READERS} reading threads, {cpu_threads()} cores"
+    figure.suptitle(f"mirsearch ingest, {threads}: from folders of .dat files to a flushed store")
         f"mirsearch ingest, {READERS} reading threads, {cpu_threads()} cores: from folders of .dat files to a flushed store"
     )
     figure.savefig(path, dpi=110)
