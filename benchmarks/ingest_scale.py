@@ -103,8 +103,6 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         axes.legend()
     threads = f"{READERS} reading threads, {cpu_threads()} cores"
     figure.suptitle(f"mirsearch ingest, {threads}: from folders of .dat files to a flushed store")
-        f"mirsearch ingest, {READERS} reading threads, {cpu_threads()} cores: from folders of .dat files to a flushed store"
-    )
     figure.savefig(path, dpi=110)
 
 
