@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ ON_GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 
 
 def pytest_configure(config: Any) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in a shell's background: processes would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):  # with xdist: the controller, before the workers load anything
         forget_stale_machine_code(config)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numba
 import numpy as np
+import numpy.typing as npt
 
 BLOCK_MARK = 0x314159265359
 END_MARK = 0x177245385090
@@ -43,26 +44,20 @@ def find_mark(data: Any, first: int) -> int:
     return -1
 
 
-@numba.njit(nogil=True, cache=True)  # pragma: no cover (runs only compiled)
-def copy_bits(data: Any, first: int, count: int, out: Any, at: int) -> None:
-    """Copy `count` bits of `data` from bit `first` to bit `at` of `out`, which is zero from there on."""
-    done = 0
-    if at % 8 == 0:
-        start, shift, target = first // 8, first % 8, at // 8
-        whole = min(count // 8, len(data) - start - 1)
-        for i in range(whole):
-            two = (np.uint16(data[start + i]) << 8) | np.uint16(data[start + i + 1])
-            out[target + i] = np.uint8((two >> (8 - shift)) & 0xFF)
-        done = max(whole, 0) * 8
-    while done < count:
-        source, place = first + done, at + done
-        bits = min(8 - place % 8, count - done)
-        pair = np.int64(data[source // 8]) << 8
-        if source // 8 + 1 < len(data):
-            pair |= np.int64(data[source // 8 + 1])
-        value = (pair >> (16 - source % 8 - bits)) & ((1 << bits) - 1)
-        out[place // 8] |= np.uint8(value << (8 - place % 8 - bits))
-        done += bits
+def moved(data: bytes, first: int, count: int, to: int) -> npt.NDArray[np.uint8]:
+    """`count` bits from bit `first`, so that they begin at bit `to` (0 to 7) of an array (m,) uint8; zeros around."""
+    source = np.zeros(-(-count // 8) + 3, np.uint8)  # a zero before, and bytes enough after
+    start, end = first // 8, -(-(first + count) // 8)
+    source[1 : 1 + end - start] = np.frombuffer(data, np.uint8, end - start, start)
+    size = -(-(to + count) // 8)
+    left = first % 8 - to
+    if left >= 0:
+        out = source[1 : 1 + size] << left | source[2 : 2 + size] >> (8 - left)
+    else:
+        out = source[1 : 1 + size] >> -left | source[:size] << (8 + left)
+    out[0] &= 0xFF >> to
+    out[-1] &= 0xFF << (-(to + count) % 8) & 0xFF
+    return out.astype(np.uint8, copy=False)
 
 
 def number(data: bytes, first: int, count: int) -> int:

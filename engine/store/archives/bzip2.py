@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.store.archives.bits import BLOCK_MARK, END_MARK, MARK_BITS, copy_bits, find_mark, number
+from engine.store.archives.bits import BLOCK_MARK, END_MARK, MARK_BITS, find_mark, moved, number
 from engine.store.archives.decompress import Decoder, Piece
 from engine.store.archives.members import DamagedError
 
@@ -45,20 +45,22 @@ class _Segment:
 
     def alone(self) -> bytes:
         """As a stream of its own: header, block, end mark, and as checksum of the stream that of its one block."""
-        out = np.zeros(-(-(32 + self.bits + MARK_BITS + 32) // 8), np.uint8)
-        out[:4] = np.frombuffer(b"BZh" + self.level, np.uint8)
-        copy_bits(np.frombuffer(self.data, np.uint8), self.first, self.bits, out, 32)
         tail = (END_MARK << 32 | self.number(MARK_BITS, 32)).to_bytes(10, "big")
-        copy_bits(np.frombuffer(tail, np.uint8), 0, 80, out, 32 + self.bits)
-        return out.tobytes()
+        return b"BZh" + self.level + _put_together((self.data, self.first, self.bits), (tail, 0, 80))
 
     def joined(self, other: "_Segment") -> "_Segment":
         """One segment of this and the one after it, when the mark between them was none."""
-        out = np.zeros(-(-(self.bits + other.bits) // 8), np.uint8)
-        copy_bits(np.frombuffer(self.data, np.uint8), self.first, self.bits, out, 0)
-        copy_bits(np.frombuffer(other.data, np.uint8), other.first, other.bits, out, self.bits)
-        bits = self.bits + other.bits
-        return _Segment(data=out.tobytes(), first=0, bits=bits, level=self.level, end=other.end)
+        data = _put_together((self.data, self.first, self.bits), (other.data, other.first, other.bits))
+        return _Segment(data=data, first=0, bits=self.bits + other.bits, level=self.level, end=other.end)
+
+
+def _put_together(one: tuple[bytes, int, int], other: tuple[bytes, int, int]) -> bytes:
+    """Bits and the bits that follow them: of each the data, the first bit, and how many."""
+    before, after = moved(*one, 0), moved(*other, one[2] % 8)
+    if one[2] % 8 == 0:
+        return before.tobytes() + after.tobytes()
+    before[-1] |= after[0]
+    return before.tobytes() + after[1:].tobytes()
 
 
 @dataclass(frozen=True, kw_only=True)
