@@ -10,12 +10,14 @@ flushed. The floor is benchmarks/floor.c, compiled on the spot: the same system 
 with as many threads, flushed, and nothing else: no listing, no checks, no sums. The decompressor is the one that
 mirsearch uses, alone, its output thrown away; beside it indexed_bzip2, a library for the same, if it is installed.
 
-Warm: everything read was read just before. Cold: the page cache was dropped before each run (needs root). The store
+Warm: everything read was read just before. Cold: the page cache was dropped before each run (needs root), and the
+programs themselves read again. The share of checksums is of processor time, within an ingest. The store
 that a run wrote is removed and its disk blocks discarded before the next.
 """
 
 import argparse
 import importlib
+import json
 import os
 import shutil
 import statistics
@@ -34,7 +36,6 @@ from benchmarks.machine import table, write_result
 from engine.store.copy import BLOCK_FILES
 from engine.store.dat import RECORD_BYTES, relative_path
 from engine.store.ingest import READERS
-from engine.store.manifest import digest
 from engine.store.reader import Block, open_reader
 from engine.store.sources import find_sources
 from engine.store.synth import describe, synthesize
@@ -80,13 +81,6 @@ def read_only(features: Path) -> None:
         reader.read(records.take(slice(start, start + BLOCK_FILES)), block)
 
 
-def checksums(photos: int) -> None:
-    """The checksums of so many rows, block by block, from memory that the block's reading has just filled."""
-    block = Block(BLOCK_FILES)
-    for _ in range(photos // BLOCK_FILES):
-        digest(block.fc7), digest(block.fc8)
-
-
 class Contest:
     """Everything that can be run over one collection."""
 
@@ -120,6 +114,13 @@ class Contest:
         """The whole command in a process of its own."""
         command = [Path(sys.executable).with_name("mirsearch"), "ingest", source, "--store", self.work / "store"]
         return timed(lambda: _quietly([*command, "--device", "cpu", "--threads", threads]))
+
+    def checksums(self) -> dict[str, float]:
+        """Processor time of an ingest of the folders, and of its checksums: microseconds for a file."""
+        self.clean()
+        command = [sys.executable, "-m", "benchmarks.checksums", self.features, self.work / "store"]
+        found: dict[str, float] = json.loads(_quietly(command))
+        return {name: seconds / self.photos * 1e6 for name, seconds in found.items()}
 
     def cat(self) -> float:
         """`find` and `cat` of all files into one."""
@@ -165,16 +166,21 @@ class Contest:
         return timed(work)
 
 
-def _quietly(command: list[object], text: str | None = None) -> None:
+def _quietly(command: list[object], text: str | None = None) -> str:
     done = subprocess.run([str(word) for word in command], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{command[:4]}: {done.stderr}")
+    return done.stdout
 
 
-def drop_caches() -> None:
-    """Forget every file that the page cache holds."""
+def drop_caches(folder: Path) -> None:
+    """Forget every file that the page cache holds, but for the programs: an ingest of three files reads them again."""
+    few = sample(folder, 3)
     os.sync()
     DROP.write_text("3")
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        command = [Path(sys.executable).with_name("mirsearch"), "ingest", few / "features"]
+        _quietly([*command, "--store", Path(work) / "store", "--device", "cpu"])
 
 
 def measure(contest: Contest, runs: dict[str, tuple[Run, int]], rounds: int, *, cold: bool) -> dict[str, list[float]]:
@@ -187,7 +193,7 @@ def measure(contest: Contest, runs: dict[str, tuple[Run, int]], rounds: int, *, 
         for name, (run, files) in runs.items():
             contest.clean()
             if cold:
-                drop_caches()
+                drop_caches(contest.folder)
             seconds = run()
             if number >= 0:
                 found[name].append(seconds / files * 1e6)
@@ -210,6 +216,17 @@ def report(title: str, found: dict[str, list[float]], against: list[str]) -> str
     return f"## {title}\n\n{table(header, rows)}\n"
 
 
+def report_checksums(sums: list[dict[str, float]]) -> str:
+    """What share of the processor time the checksums take."""
+    share = [run["checksums"] / run["whole"] for run in sums]
+    cost = statistics.median(run["checksums"] for run in sums)
+    return (
+        f"## Checksums\n\nxxh3 of every block of rows: {cost:.2f} µs of processor time for a photo, "
+        f"{statistics.median(share):.1%} ({min(share):.1%} – {max(share):.1%}) of that of the whole ingest of folders, "
+        "warm (`benchmarks/checksums.py`).\n"
+    )
+
+
 def runs_of(contest: Contest, threads: int, *, slow: bool) -> dict[str, dict[str, tuple[Run, int]]]:
     """The runs by kind of source."""
     n, features = contest.photos, contest.features
@@ -218,7 +235,6 @@ def runs_of(contest: Contest, threads: int, *, slow: bool) -> dict[str, dict[str
         "publisher's reader": (lambda: timed(lambda: publisher(features, few)), few),
         "np.fromfile": (lambda: timed(lambda: fromfile(features, few)), few),
         "mirsearch reader alone, 1 thread": (lambda: timed(lambda: read_only(features)), n),
-        "mirsearch checksums alone, 1 thread": (lambda: timed(lambda: checksums(n)), n),
     }
     folders: dict[str, tuple[Run, int]] = {
         "cat": (contest.cat, n),
@@ -260,9 +276,10 @@ def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=100_000)
-    parser.add_argument("--packed-photos", type=int, default=30_000, help="photos of the compressed archive")
+    parser.add_argument("--packed-photos", type=int, default=100_000, help="photos of the compressed archive")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--cold-rounds", type=int, default=2)
+    parser.add_argument("--cold-rounds", type=int, default=3)
+    parser.add_argument("--packed-rounds", type=int, default=2)
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
     threads, results, texts = cpu_threads(), {}, []
@@ -278,13 +295,16 @@ def main() -> None:
         for kind in ("folders", "tar") if cold else ("folders", "tar", "tar.bz2"):  # unpacking waits for no disk
             contest = few if kind == "tar.bz2" else many
             runs = runs_of(contest, threads, slow=not cold)[kind]
-            found = measure(contest, runs, min(rounds, 3) if kind == "tar.bz2" else rounds, cold=cold)
+            found = measure(contest, runs, options.packed_rounds if kind == "tar.bz2" else rounds, cold=cold)
             title = f"{kind}, {contest.photos:,} photos, {'cold' if cold else 'warm'}"
             results[title] = found
             texts.append(report(title, found, [name for name in AGAINST[kind] if name in found]))
+    sums = [many.checksums() for _ in range(options.rounds)]
+    results["processor time"] = {name: [run[name] for run in sums] for name in sums[0]}
+    texts.append(report_checksums(sums))
     shutil.rmtree(many.work, ignore_errors=True)
     head = f"# Ingest\n\n{READERS} reading threads where no other number is given, {threads} cores; medians of "
-    head += f"{options.rounds} rounds (tar.bz2: {min(options.rounds, 3)}, cold: "
+    head += f"{options.rounds} rounds (tar.bz2: {options.packed_rounds}, cold: "
     head += f"{options.cold_rounds}) that take turns. What stands in which row: the text of `benchmarks/ingest.py`."
     write_result("ingest", {"microseconds_per_file": results}, head + "\n\n" + "\n".join(texts))
 

@@ -4,9 +4,10 @@
 many photos as the largest run (20.4 GB for a million) in `--dir`, and a store as large beside it; both are removed at
 the end (`--keep` keeps the collection). A smaller run reads the first folders of the same collection.
 
-Cold: the page cache is dropped before each run (needs root), so that every size reads its files from the disk. Warm:
-the files were read just before, for the sizes whose files and store fit in three quarters of the memory. The cost is
-that of the ingest, from the first folder to the flushed and renamed store; the start of Python comes on top, once.
+Cold: the page cache is dropped before each run (needs root), so that every size reads its files from the disk; the
+programs are read again first. Warm: the files were read just before, for the sizes whose files and store fit in three
+quarters of the memory. The cost is that of the ingest, from the first folder to the flushed and renamed store; the
+start of Python comes on top, once.
 Peak memory is the largest resident set of the process.
 """
 
@@ -51,29 +52,32 @@ def run(folders: list[Path], store: Path, threads: int) -> dict[str, float]:
     }
 
 
-def measure(features: Path, work: Path, photos: int, rounds: int, *, cold: bool) -> dict[str, Any]:
-    """So many runs of one size."""
-    folders = [features / str(number) for number in range(photos // PHOTOS_PER_FOLDER)]
-    store, found = work / "store", []
-    for number in range(0 if cold else -1, rounds):  # a first warm run is not counted
-        shutil.rmtree(store, ignore_errors=True)
-        if cold:
-            drop_caches()
-        result = run(folders, store, READERS)
-        if number >= 0:
-            found.append(result)
-        print(
-            f"{photos:,} {'cold' if cold else 'warm'}: {result['seconds'] / photos * 1e6:.1f} µs per file", flush=True
-        )
+def measure(features: Path, work: Path, sizes: list[int], rounds: int, *, cold: bool) -> list[dict[str, Any]]:
+    """So many runs of each size; the sizes take turns."""
+    store = work / "store"
+    found: dict[int, list[dict[str, float]]] = {photos: [] for photos in sizes}
+    for number in range(0 if cold else -1, rounds):  # a first warm round is not counted
+        for photos in sizes:
+            shutil.rmtree(store, ignore_errors=True)
+            if cold:
+                drop_caches(work)
+            result = run([features / str(folder) for folder in range(photos // PHOTOS_PER_FOLDER)], store, READERS)
+            cost = f"{result['seconds'] / photos * 1e6:.1f} µs per file"
+            print(f"{photos:,} {'cold' if cold else 'warm'}: {cost}", flush=True)
+            if number >= 0:
+                found[photos].append(result)
     shutil.rmtree(store, ignore_errors=True)
-    return {
-        "photos": photos,
-        "cold": cold,
-        "runs": found,
-        "us_per_file": statistics.median(r["seconds"] for r in found) / photos * 1e6,
-        "wall_seconds": statistics.median(r["wall"] for r in found),
-        "peak_mib": max(r["peak_mib"] for r in found),
-    }
+    return [
+        {
+            "photos": photos,
+            "cold": cold,
+            "runs": runs,
+            "us_per_file": statistics.median(r["seconds"] for r in runs) / photos * 1e6,
+            "wall_seconds": statistics.median(r["wall"] for r in runs),
+            "peak_mib": max(r["peak_mib"] for r in runs),
+        }
+        for photos, runs in found.items()
+    ]
 
 
 def draw(points: list[dict[str, Any]], path: Path) -> None:
@@ -111,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sizes = [10_000, 30_000, 100_000, 300_000, 1_000_000]
     parser.add_argument("--photos", type=int, nargs="+", default=sizes, help="multiples of 10,000")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each size; one of those past 500,000")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each size, which take turns")
     parser.add_argument("--keep", action="store_true", help="keep the sample collection")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
@@ -129,12 +133,9 @@ def main() -> None:
     points = []
     with tempfile.TemporaryDirectory(dir=options.dir) as work:
         for cold in (True, False):
-            for photos in options.photos:
-                fits = photos * RECORD_BYTES < 0.75 * memory
-                if (cold and not os.access(DROP, os.W_OK)) or (not cold and not fits):
-                    continue
-                rounds = 1 if photos > 500_000 else options.rounds
-                points.append(measure(sample / "features", Path(work), photos, rounds, cold=cold))
+            sizes = [n for n in options.photos if cold or n * RECORD_BYTES * 2 < 0.75 * memory]
+            if not cold or os.access(DROP, os.W_OK):
+                points += measure(sample / "features", Path(work), sizes, options.rounds, cold=cold)
     if not (options.keep or there):
         shutil.rmtree(sample)
     RESULTS.mkdir(exist_ok=True)
