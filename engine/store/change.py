@@ -1,5 +1,6 @@
 """Photos marked as gone, and brought back. Their rows stay where they are until `compact_store`."""
 
+import codecs
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,28 +57,45 @@ def remove(path: Path, photo_ids: npt.ArrayLike, *, undo: bool = False) -> Remov
 
 
 def read_id_list(path: Path) -> npt.NDArray[np.int64]:
-    """Photo ids (m,) from a `.npy` array of integers, or from text: one a line, what follows a # is not read."""
+    """Photo ids (m,) from a `.npy` array of integers, or from text: one a line, what follows a # is not read.
+
+    InputError for anything else, and where there is none: a list that came out empty is rather a mistake.
+    """
     try:
-        if path.suffix.lower() == ".npy":
-            ids = np.load(path, mmap_mode="r", allow_pickle=False)
-            if ids.ndim != 1 or ids.dtype.kind not in "iu":
-                raise InputError(f"{path}: {ids.dtype} of shape {ids.shape}, expected integers (n,)")
-            return np.array(ids, np.int64)
-        with path.open("rb") as file:
-            return np.fromiter(_numbers(path, file), np.int64)
+        ids = _array(path) if path.suffix.lower() == ".npy" else _text(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). Expected a list of photo ids.") from error
     except InputError:
         raise
     except (ValueError, EOFError) as error:
         raise InputError(f"{path}: is no list of photo ids: {error}") from error
+    if not len(ids):
+        raise InputError(f"{path}: holds no photo id. Expected one a line, or a .npy of integers.")
+    return ids
+
+
+def _array(path: Path) -> npt.NDArray[np.int64]:
+    ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise InputError(f"{path}: {ids.dtype} of shape {ids.shape}, expected integers (n,)")
+    if len(ids) and int(ids.max()) >= 1 << 63:  # of uint64
+        raise InputError(f"{path}: {ids.max()} is not a photo id. Expected numbers below 2^63.")
+    return np.array(ids, np.int64)
+
+
+def _text(path: Path) -> npt.NDArray[np.int64]:
+    with path.open("rb") as file:
+        return np.fromiter(_numbers(path, file), np.int64)
 
 
 def _numbers(path: Path, lines: Iterable[bytes]) -> Iterator[int]:
     for number, line in enumerate(lines, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)  # as editors on Windows write it
         text = line.split(b"#", 1)[0].strip()
         if text and not (text.isdigit() and len(text) <= 18):
-            raise InputError(f"{path}, line {number}: {text[:40].decode(errors='replace')!r} is not a photo id")
+            shown = ascii(text[:40].decode(errors="replace"))
+            raise InputError(f"{path}, line {number}: {shown} is not a photo id. Expected one whole number a line.")
         if text:
             yield int(text)
 

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from engine.store.rows_file import RowsFile
 from engine.store.store import Store
 from engine.store.verify import Expected, check_array, expected_files
 from engine.version import VERSION
+from engine.words import counted, sized
 
 Rows = npt.NDArray[np.uint8]
 
@@ -40,9 +41,9 @@ class CompactReport:
 def compact_store(path: Path, *, progress: Progress = silent) -> CompactReport:
     """Write the store anew without removed rows, in their order, in blocks of 256; the old files go in one step.
 
-    Query sets stay, though their neighbours may be gone; indices are stale afterwards. Every block is read against
-    its checksum: StoreError for a damaged one, EngineError where the disk has no room for the second copy; then the
-    store stays as it was. Killed at any moment, it is the old store or the new one.
+    Query sets stay, though their neighbours may be gone; indices are stale afterwards. Blocks of which anything stays
+    are read against their checksums: StoreError for a damaged one, EngineError where the disk has no room for the
+    second copy; then the store stays as it was. Killed at any moment, it is the old store or the new one.
     """
     with held(path) as manifest:
         store = Store.open(path)
@@ -63,8 +64,8 @@ def _check_room(path: Path, photos: int, needed: int) -> None:
     free = shutil.disk_usage(path).free
     if free < needed:
         raise EngineError(
-            f"{path}: the {photos:,} photos that stay are written anew beside the old ones, which needs "
-            f"{needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free. Make room and run it again."
+            f"{path}: what stays, {counted(photos, 'photo')}, is written anew beside the old files and needs "
+            f"{sized(needed)}; {sized(free)} are free. Nothing was changed. Make room and run it again."
         )
 
 
@@ -104,9 +105,12 @@ class _Compact:
         return Layer(file=old.file, dim=old.dim, xxh3=sums)
 
     def _pieces(self, file: DiskFile, name: str) -> Iterator[list[Block]]:
-        """The blocks of a layer, some at a time; one that is too long to be held is read first, then in pieces."""
+        """The blocks of a layer, some at a time; one that is too long to be held is read first, then in pieces.
+
+        Those of which nothing stays are not read at all: damage in them goes with them.
+        """
         row_bytes = self.manifest.layers[name].dim * 4
-        for blocks in grouped(layer_blocks(self.manifest, name)):
+        for blocks in self._needed(name):
             block, rows = blocks[0], max(PIECE // row_bytes, 1)
             if block.size <= 4 * PIECE:
                 yield blocks
@@ -117,6 +121,14 @@ class _Compact:
                 offset = block.offset + (start - block.start) * row_bytes
                 size = (stop - start) * row_bytes
                 yield [replace(block, start=start, stop=stop, offset=offset, size=size, xxh3="")]
+
+    def _needed(self, name: str) -> Iterator[list[Block]]:
+        """The blocks of which something stays, neighbours together."""
+        for stays, blocks in groupby(
+            layer_blocks(self.manifest, name), lambda block: bool(self.stays[block.start : block.stop].any())
+        ):
+            if stays:
+                yield from grouped(blocks)
 
     def _take(self, file: DiskFile, blocks: list[Block], row_bytes: int) -> Rows:
         """The rows that stay, of blocks that lie side by side."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.errors import StoreError
 from engine.store import commit, journal
 from engine.store.durable import disk_errors, part_of
-from engine.store.lock import take_lock
+from engine.store.lock import WRITING, is_locked, take_lock
 from engine.store.manifest import Manifest, document_bytes, read_manifest
 from engine.store.publish import write_part
 
@@ -24,6 +24,8 @@ def held(path: Path) -> Iterator[Manifest]:
     another process holds it. EngineError in place of a full disk or a missing permission.
     """
     commit.settle_store(path)
+    if is_locked(path) and not (path / "manifest.json").exists():  # or it would be taken for an interrupted ingest
+        raise StoreError(f"{path}: {WRITING}")
     read_manifest(path)
     with disk_errors(path):
         lock = take_lock(path)

@@ -4,8 +4,10 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,9 +20,14 @@ from engine.store.doubles import one_per_photo
 from engine.store.durable import disk_errors
 from engine.store.listed import Refused
 from engine.store.sources import Found, find_sources
+from engine.store.store import Store, removed_rows
 from engine.store.writer import StoreWriter
+from engine.words import counted, sized
 from kernels import Device
 from kernels.device import cpu_threads
+
+if TYPE_CHECKING:
+    from engine.store.replace import Comparison
 
 # More threads than cores: a file that is not in the page cache is waited for, and disks answer many questions at a
 # time faster than few (35 µs a file instead of 171 on two cores; benchmarks/results/ingest.md has what came of it).
@@ -31,15 +38,18 @@ READERS = max(16, cpu_threads())
 class IngestReport:
     """What an ingest did. seconds: from the first folder to the renamed manifest.
 
-    photos: rows that are new. total: rows in the store now. known: records of photos that it had before. replaced:
-    those of them whose rows were rewritten. resumed: new rows that an interrupted run had written. repeated: records
-    that held a new photo's very content again.
+    photos: rows that are new. total: photos in the store now. removed: photos beside them that are marked as gone.
+    known: records of photos whose rows the store had before. passed_over: those of them whose photos are marked as
+    gone, which they stay. replaced: those whose rows were rewritten. resumed: new rows that an interrupted run had
+    written. repeated: records that held a new photo's very content again.
     """
 
     store: Path
     photos: int
     total: int
+    removed: int
     known: int
+    passed_over: int
     replaced: int
     resumed: int
     refused: int
@@ -75,7 +85,7 @@ def ingest(
     found = find_sources(sources, progress=progress)
     if not len(found.listing) and not found.streams and not found.refused:
         raise InputError(
-            f"{', '.join(map(str, sources))}: no .dat files found ({found.ignored:,} other files). "
+            f"{', '.join(map(str, sources))}: no .dat files found ({counted(found.ignored, 'other file')}). "
             "Expected files such as 10/103169.dat, or archives of them."
         )
     finding = time.perf_counter() - started
@@ -87,43 +97,32 @@ def ingest(
             raise DiskFullError(f"{error} It continues where it was and needs {_needed(job)} more.") from error
         if not writer.rows:
             if not job.refused:
-                raise InputError(f"{', '.join(map(str, sources))}: holds no .dat file ({job.ignored:,} other files).")
+                others = counted(job.ignored, "other file")
+                raise InputError(f"{', '.join(map(str, sources))}: holds no .dat file ({others}).")
             first = job.refused[0]
-            raise InputError(f"{first.source}: {first.reason}. None of {len(job.refused):,} files is usable.")
+            raise InputError(f"{first.source}: {first.reason}. {_none_usable(job)}")
         writer.sort()
         for refusal in sorted(job.refused, key=lambda r: (r.photo_id is None, r.photo_id or 0, r.source)):
             writer.quarantine(refusal.line())
-        progress("flush to disk", 0, 0, unit="files")
         new = writer.rows - (writer.base.rows if writer.base else 0)
-        manifest = writer.finish([str(source) for source in sources])
-    replaced = _replace(job, store, sources) if replace and job.known else 0
+        with job.replacement(sources) if replace and job.known else nullcontext() as replacement:
+            progress("flush to disk", 0, 0, unit="files")
+            manifest = writer.finish([str(source) for source in sources])
+            replaced = replacement.publish(manifest).replaced if replacement else 0
+    read = new - writer.resumed + (job.known - job.passed_over if replace else 0)
     return IngestReport(
-        store=store, photos=new, total=manifest.rows, known=job.known, replaced=replaced, resumed=writer.resumed,
-        refused=len(job.refused), repeated=job.repeated, ignored=job.ignored,
-        files_read=new - writer.resumed + (job.known if replace else 0),
-        bytes_read=(new - writer.resumed + (job.known if replace else 0)) * RECORD_BYTES,
+        store=store, photos=new, total=manifest.photos, removed=manifest.rows - manifest.photos, known=job.known,
+        passed_over=job.passed_over, replaced=replaced, resumed=writer.resumed, refused=len(job.refused),
+        repeated=job.repeated, ignored=job.ignored, files_read=read, bytes_read=read * RECORD_BYTES,
         seconds=time.perf_counter() - started, seconds_finding=finding, device=str(device), threads=job.threads,
     )  # fmt: skip
-
-
-def _replace(job: "_Ingest", store: Path, sources: Sequence[Path]) -> int:
-    """Rewrite the rows of photos that the store had before, where the sources differ: how many did."""
-    from engine.store.replace import Replacement, replace_rows
-
-    listing = job.found.listing
-    known = np.flatnonzero(np.isin(listing.photo_ids, job.known_ids))
-    given = Replacement(
-        records=listing.take(known), streams=job.found.streams, sources=[*map(str, sources)], only=job.known_ids
-    )
-    report = replace_rows(store, given, device=job.device, strict=job.strict, progress=job.progress)
-    job.refused += [refusal for refusal in report.refused if refusal not in job.refused]
-    return report.replaced
 
 
 @dataclass(kw_only=True)
 class _Counts:
     refused: list[Refused] = field(default_factory=list)
     known: int = 0
+    passed_over: int = 0
     repeated: int = 0
     ignored: int = 0
 
@@ -137,13 +136,16 @@ class _Ingest(_Counts):
         super().__init__(refused=list(found.refused), ignored=found.ignored)
         self.found, self.writer, self.device = found, writer, device
         self.strict, self.threads, self.progress = strict, threads, progress
-        self.known_ids = np.sort(writer.ids())
+        known_ids, gone = writer.ids(), removed_rows(writer.path, writer.base) if writer.base else None
+        self.known_ids = np.sort(known_ids)
+        self.gone_ids = known_ids[:0] if gone is None else known_ids[gone]
         self.records = 0
 
     def run(self) -> None:
         self._stop_if_strict(self.refused)
         new = ~np.isin(self.found.listing.photo_ids, self.known_ids)
         self.known = len(new) - int(new.sum())
+        self.passed_over = int(np.isin(self.found.listing.photo_ids, self.gone_ids).sum())
         records, doubles, self.repeated = one_per_photo(self.found.listing.take(np.flatnonzero(new)))
         self._set_aside(doubles)
         self.records = len(records)
@@ -175,6 +177,33 @@ class _Ingest(_Counts):
         self.repeated += copy.result.repeated
         self.ignored += copy.result.ignored
 
+    @contextmanager
+    def replacement(self, sources: Sequence[Path]) -> Iterator["Comparison"]:
+        """What differs of photos that the store had before, ready to be written over them once the new ones are in.
+
+        All that can be refused is refused here, so that with `strict` neither the new nor the old rows change.
+        """
+        from engine.store.replace import Replacement, compared
+
+        listing, path = self.found.listing, self.writer.path
+        known = np.flatnonzero(np.isin(listing.photo_ids, self.known_ids))
+        given = Replacement(
+            records=listing.take(known), streams=self.found.streams, sources=[*map(str, sources)], only=self.known_ids
+        )
+        try:
+            with (
+                disk_errors(path),
+                compared(
+                    Store.open(path), given, device=self.device, strict=self.strict, progress=self.progress
+                ) as comparison,
+            ):
+                self.refused += [refusal for refusal in comparison.report.refused if refusal not in self.refused]
+                yield comparison
+        except InputError:
+            if self.strict:
+                self.writer.discard()
+            raise
+
     def _set_aside(self, refused: Sequence[Refused]) -> None:
         self.refused += refused
         self._stop_if_strict(refused)
@@ -188,10 +217,14 @@ class _Ingest(_Counts):
         return f", {len(self.refused):,} set aside" if self.refused else ""
 
 
+def _none_usable(job: "_Ingest") -> str:
+    return "It is the only file." if len(job.refused) == 1 else f"None of {len(job.refused):,} files is usable."
+
+
 def _needed(job: "_Ingest") -> str:
     """How many bytes are still to be written, as far as that can be known."""
-    left = max(job.records - job.writer.written, 0) * RECORD_BYTES / 1e6
-    return f"{left:,.0f} MB{' and what the archives hold' if job.found.streams else ''}"
+    left = max(job.records - job.writer.written, 0) * RECORD_BYTES
+    return f"{sized(left)}{' and what the archives hold' if job.found.streams else ''}"
 
 
 def _check_room(writer: StoreWriter, records: int, streams: Sequence[bytes]) -> None:
@@ -203,7 +236,8 @@ def _check_room(writer: StoreWriter, records: int, streams: Sequence[bytes]) -> 
     with disk_errors(writer.path):
         free = shutil.disk_usage(writer.path).free
     if free < needed:
+        what = " and ".join([counted(records, "photo")] * bool(records) + ["what the archives hold"] * bool(streams))
         raise EngineError(
-            f"{writer.path}: {records:,} photos{' and the archives' * bool(streams)} need {needed / 1e9:.1f} GB more, "
-            f"{free / 1e9:.1f} GB are free. Make room and run it again, or name a folder on another disk with --store."
+            f"{writer.path}: {what} needs {sized(needed)} more, {sized(free)} are free. Make room and run it again, or "
+            "name a folder on another disk with --store."
         )

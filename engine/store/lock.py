@@ -7,6 +7,7 @@ from pathlib import Path
 from engine.errors import StoreError
 
 NAME = ".lock"
+WRITING = "another mirsearch is writing here. Wait for it to end."
 
 
 def take_lock(store: Path) -> int:
@@ -20,8 +21,25 @@ def take_lock(store: Path) -> int:
             raise FileNotFoundError
     except (BlockingIOError, FileNotFoundError):
         os.close(handle)
-        raise StoreError(f"{store}: another mirsearch is writing here. Wait for it to end.") from None
+        raise StoreError(f"{store}: {WRITING}") from None
     except BaseException:
         os.close(handle)
         raise
     return handle
+
+
+def is_locked(store: Path) -> bool:
+    """Whether a process is writing here now. It changes nothing, and may be asked by who may only read."""
+    try:
+        handle = os.open(store / NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no writer has ever been here, or none that lets us know
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(handle)
+    return False

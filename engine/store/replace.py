@@ -1,8 +1,9 @@
 """Rows of photos that a store has, rewritten where the sources hold other content now."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from engine.store.blocks import DiskFile, in_order
 from engine.store.copy import BLOCK_FILES
 from engine.store.dat import LAYERS, examine_bytes
 from engine.store.doubles import one_per_photo
-from engine.store.hold import held, write_change, write_manifest
+from engine.store.hold import held, sweep, write_change, write_manifest
 from engine.store.listed import Refused
-from engine.store.manifest import FORMAT_VERSION, digest, row_state
+from engine.store.manifest import FORMAT_VERSION, Layer, Manifest, digest, row_state
 from engine.store.reread import REREADERS, Layers, Reread, Stream, refuse_other_layers
 from engine.store.sources import Listing
 from engine.store.stage import Stage
@@ -63,25 +64,83 @@ def replace_rows(
     """
     with held(path) as manifest:
         refuse_other_layers(path, manifest)
-        store = Store.open(path)
-        with Stage(path, manifest) as stage, closing(_Replace(store, stage, device, progress)) as work:
+        with compared(Store.open(path), given, device=device, strict=strict, progress=progress) as comparison:
+            return comparison.publish(manifest)
+
+
+@contextmanager
+def compared(
+    store: Store, given: Replacement, *, device: Device, strict: bool, progress: Progress
+) -> Iterator["Comparison"]:
+    """Compare the rows of a store with `given` and set new ones ready; nothing changes before `publish`.
+
+    The caller holds the store. Whatever can be refused is refused here: see `replace_rows`.
+    """
+    path = store.path
+    try:
+        with Stage(path, store.manifest) as stage, closing(_Compare(store, stage, device, progress)) as work:
             wanted = work.wanted(given.only)
             work.listed(given.records, wanted)
             for archive in given.streams:
                 work.stream(archive, wanted)
             if strict and work.refused:
                 first = work.refused[0]
-                raise InputError(f"{first.source}: {first.reason}. Nothing was replaced (--strict).")
-            _publish(store, stage, work.refused, given.sources)
-            return ReplaceReport(
+                raise InputError(f"{first.source}: {first.reason}. Nothing was written (--strict).")
+            layers = stage.layers() if stage.count else {}
+            report = ReplaceReport(
                 replaced=stage.count, unchanged=work.unchanged, removed=work.removed, refused=work.refused
             )
+            yield Comparison(stage=stage, layers=layers, sources=given.sources, report=report)
+    finally:
+        if not (path / commit.NAME).exists():
+            sweep(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """New rows that are ready. layers: as they will be with them."""
+
+    stage: Stage
+    layers: dict[str, Layer]
+    sources: list[str]
+    report: ReplaceReport
+
+    def publish(self, manifest: Manifest) -> ReplaceReport:
+        """Make it all valid in one step; nothing, when nothing is new.
+
+        manifest: as it is now. Rows may have been added at the end since the comparison.
+        """
+        path, stage = self.stage.path, self.stage
+        in_order = sorted(self.report.refused, key=lambda r: (r.photo_id is None, r.photo_id or 0, r.source))
+        lines = publish.quarantine_lines(path, manifest, [refusal.line() for refusal in in_order])
+        if not stage.count and len(lines) == manifest.quarantined:
+            return self.report
+        writes, deletes = stage.steps() if stage.count else ([], [])
+        layers = self._grown(manifest)
+        changed = {
+            "version": FORMAT_VERSION, "engine_version": VERSION, "layers": layers, "quarantined": len(lines),
+            "quarantine_xxh3": digest(b"".join(lines)),
+            "sources": list(dict.fromkeys([*manifest.sources, *self.sources])),
+            "state": row_state(manifest.photo_ids_xxh3, manifest.block_rows, layers) if stage.count else manifest.state,
+        }  # fmt: skip
+        renames = [write_change(path, publish.QUARANTINE, b"".join(lines))]
+        renames.append(write_manifest(path, manifest.model_copy(update=changed)))
+        commit.commit(path, [*writes, *renames, *deletes])
+        return self.report
+
+    def _grown(self, manifest: Manifest) -> dict[str, Layer]:
+        """The layers with the checksums of blocks that were added since."""
+        found = dict(manifest.layers)
+        for name, layer in self.layers.items():
+            added = found[name].xxh3[len(layer.xxh3) :]
+            found[name] = layer.model_copy(update={"xxh3": [*layer.xxh3, *added]})
+        return found
 
 
 _UNSEEN, _UNCHANGED = -2, -1
 
 
-class _Replace:
+class _Compare:
     def __init__(self, store: Store, stage: Stage, device: Device, progress: Progress) -> None:
         self.store, self.stage, self.device, self.progress = store, stage, device, progress
         self.refused: list[Refused] = []
@@ -200,23 +259,3 @@ class _Replace:
             found[done : done + len(run)].reshape(-1).view(np.uint8)[:] = data
             done += len(run)
         return found
-
-
-def _publish(store: Store, stage: Stage, refused: list[Refused], sources: list[str]) -> None:
-    """Make it all valid in one step; nothing, when nothing is new."""
-    path, manifest = store.path, store.manifest
-    in_order = sorted(refused, key=lambda r: (r.photo_id is None, r.photo_id or 0, r.source))
-    lines = publish.quarantine_lines(path, manifest, [refusal.line() for refusal in in_order])
-    if not stage.count and len(lines) == manifest.quarantined:
-        return
-    writes, deletes = stage.steps() if stage.count else ([], [])
-    layers = stage.layers() if stage.count else manifest.layers
-    changed = {
-        "version": FORMAT_VERSION, "engine_version": VERSION, "layers": layers, "quarantined": len(lines),
-        "quarantine_xxh3": digest(b"".join(lines)),
-        "sources": list(dict.fromkeys([*manifest.sources, *sources])),
-        "state": row_state(manifest.photo_ids_xxh3, manifest.block_rows, layers) if stage.count else manifest.state,
-    }  # fmt: skip
-    renames = [write_change(path, publish.QUARANTINE, b"".join(lines))]
-    renames.append(write_manifest(path, manifest.model_copy(update=changed)))
-    commit.commit(path, [*writes, *renames, *deletes])

@@ -11,9 +11,13 @@ import numpy.typing as npt
 
 from engine.errors import InputError, StoreError
 from engine.store import npy
+from engine.store.commit import NAME as COMMIT
 from engine.store.commit import settle_store
 from engine.store.journal import NAME as JOURNAL
 from engine.store.manifest import Manifest, digest, read_manifest
+
+# How often a store may be changed while it is being opened.
+_LOOKS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,12 @@ class Queries:
 
 @dataclass(frozen=True, kw_only=True)
 class Store:
-    """A store opened for reading.
+    """A store opened for reading, as it was at one moment, whatever is changed afterwards, but for one thing.
+
+    Rows that are added, marks that are set and a `compact` are seen by who opens the store again; until then the files
+    that a `compact` took away keep their room on the disk. `ingest --replace` and `verify --repair` write over rows in
+    place: of a photo whose row they change a reader finds the old content, the new, or for a moment a part of each, and
+    the layers one after the other. It never finds another photo's: no row moves.
 
     photo_ids: (n,) int64, unique; row i of every layer is photo photo_ids[i].
     layers: read-only (n, dim) float32 maps of the files, by name.
@@ -51,17 +60,20 @@ class Store:
         The manifest, the ids and every header and length are checked; the rows themselves by `mirsearch verify`.
         """
         path = Path(path)
-        settle_store(path)
-        manifest = read_manifest(path)
-        try:
-            return cls._open(path, manifest)
-        except StoreError:
-            # A writer may have finished between the two looks: what is there now is then another state.
+        for _ in range(_LOOKS):
             settle_store(path)
-            again = read_manifest(path)
-            if again == manifest:
-                raise
-            return cls._open(path, again)
+            seen = _version(path)
+            manifest = read_manifest(path)
+            try:
+                store = cls._open(path, manifest)
+            except StoreError:
+                if seen and _version(path) == seen:
+                    raise
+            else:
+                if seen and _version(path) == seen:
+                    return store
+            # A writer has finished meanwhile: what is there now is another state.
+        raise StoreError(f"{path}: was changed whenever it was looked at. Wait for the other mirsearch to end.")
 
     @classmethod
     def _open(cls, path: Path, manifest: Manifest) -> Self:
@@ -74,7 +86,7 @@ class Store:
             name: npy.open_rows(path / layer.file, (manifest.rows, layer.dim), "<f4", size, growing=growing)
             for name, layer in manifest.layers.items()
         }
-        return cls(path=path, manifest=manifest, photo_ids=ids, layers=layers, removed=_removed(path, manifest))
+        return cls(path=path, manifest=manifest, photo_ids=ids, layers=layers, removed=removed_rows(path, manifest))
 
     def __len__(self) -> int:
         """How many rows, those of removed photos among them."""
@@ -153,7 +165,17 @@ class Store:
             yield start, data[start : start + rows]
 
 
-def _removed(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None:
+def _version(path: Path) -> tuple[int, int] | None:
+    """What tells one state of a store from the next; None while a change is being made."""
+    try:
+        status = (path / "manifest.json").stat()
+    except OSError:
+        return (0, 0)
+    return None if (path / COMMIT).exists() else (status.st_ino, status.st_mtime_ns)
+
+
+def removed_rows(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None:
+    """Which rows (n,) of a store are marked as gone; None when none are. StoreError when the marks are damaged."""
     if manifest.removed is None:
         return None
     file = path / "removed.npy"

@@ -22,6 +22,7 @@ from engine.store import dat
 from engine.store.synth_blocks import Job, write_blocks
 from engine.store.synth_copies import Float32, Pair
 from engine.store.synth_model import BLOCK, VERSION, make_block
+from engine.words import counted, sized
 
 MARKER: Final = "synth.json"
 TRUTH: Final = "truth.jsonl"
@@ -178,8 +179,8 @@ def _check_room(directory: Path, marker: dict[str, Any]) -> None:
         free += _room(before["photos"], before["images"])
     if needed > free:
         raise InputError(
-            f"{directory}: {marker['photos']:,} photos need {needed / 1e9:,.1f} GB, and "
-            f"{free / 1e9:,.1f} GB are free there. Make room, or ask for fewer photos."
+            f"{directory}: {counted(marker['photos'], 'photo')} of {sized(needed)} in all, and {sized(free)} are free "
+            "there. Make room, or ask for fewer photos."
         )
 
 

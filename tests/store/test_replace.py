@@ -118,7 +118,7 @@ def test_strict_changes_nothing(store, tmp_path):
     new = changed(tmp_path / "new", 102)
     write_photo(new, 100, b"short")
     files = files_below(store)
-    with pytest.raises(InputError, match=r"100\.dat: 5 bytes.*Nothing was replaced"):
+    with pytest.raises(InputError, match=r"100\.dat: 5 bytes.*Nothing was written"):
         replaced(store, new, strict=True)
     assert files_below(store) == files
 

@@ -307,9 +307,9 @@ def test_a_full_disk_is_said_and_the_ingest_continues_when_there_is_room(tmp_pat
     for line in lines:
         assert line.startswith(f"{tmp_path / 'store'}: the disk is full ("), line
         assert line.endswith("|False"), line
-    needed = [re.search(r"It continues where it was and needs (\d+) MB more\.\|", line) for line in lines]
-    assert [int(found[1]) for found in needed if found] == sorted(
-        (int(found[1]) for found in needed if found), reverse=True
+    needed = [re.search(r"It continues where it was and needs ([0-9.]+) MB more\.\|", line) for line in lines]
+    assert [float(found[1]) for found in needed if found] == sorted(
+        (float(found[1]) for found in needed if found), reverse=True
     )
     assert sum(map(bool, needed)) >= 3
     report = ingest([tmp_path / "in"], tmp_path / "store", device=CPU)

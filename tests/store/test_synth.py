@@ -314,7 +314,7 @@ def test_a_full_disk_is_seen_before_anything_is_lost(tmp_path, monkeypatch):
     synth.synthesize(tmp_path, photos=3)
     before = digests(tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
-    with pytest.raises(InputError, match=r"2,000,000 photos need 49\.2 GB, and 0\.0 GB are free"):
+    with pytest.raises(InputError, match=r"2,000,000 photos of 49\.2 GB in all, and 1\.1 MB are free"):
         synth.synthesize(tmp_path, photos=2_000_000, images=True)
     assert digests(tmp_path) == before
 
