@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from engine.cli.console import Reporter, say_facts, say_json, say_next, size
+from engine.cli.console import Reporter, say_facts, say_json, say_next
 from engine.cli.options import JsonOption, StoreArgument
 from engine.errors import InputError
+from engine.words import counted, sized
 
 
 def remove(
@@ -22,10 +23,12 @@ def remove(
 ) -> None:
     """Mark photos as gone: no query, benchmark or list of duplicates shows them any more. Indices stay as they are.
 
-    Their rows stay too until `compact`, so that --undo can bring them back. An id that the store does not know
-    changes nothing.
+    Their rows stay too until `compact`, so that --undo can bring them back. With an id that the store does not know
+    nothing is changed at all.
 
     Example: `mirsearch remove store --photo 103169 --photo 4711`
+
+    Back again: `mirsearch remove store --photo 4711 --undo`
     """
     from engine.store.change import read_id_list
     from engine.store.change import remove as remove_photos
@@ -39,22 +42,24 @@ def remove(
     if json_:
         say_json(asdict(report) | {"undo": undo})
         return
-    done, before = ("brought back", "were not removed") if undo else ("removed", "were removed already")
-    say_facts(
-        f"{report.changed:,} photos {done}, {report.photos:,} are in {store}",
-        [
-            *([("unchanged", f"{report.already:,} {before}")] * bool(report.already)),
-            ("marked", f"{report.removed:,} photos, whose rows are kept"),
-        ],
-    )
+    done = "brought back" if undo else "removed"
+    there = "is" if report.photos == 1 else "are"
+    facts: list[tuple[str, object]] = []
+    if report.already:
+        were = "was" if report.already == 1 else "were"
+        facts.append(("unchanged", f"{report.already:,} {were} {'not removed' if undo else 'removed already'}"))
+    if report.removed:
+        facts.append(("marked", f"{counted(report.removed, 'photo')} in all; the rows stay until `mirsearch compact`"))
+    say_facts(f"{counted(report.changed, 'photo')} {done}, {report.photos:,} {there} in {store}", facts)
     if report.removed:
         say_next(["compact", store])
 
 
 def compact(store: StoreArgument, json_: JsonOption = False) -> None:
-    """Write the store anew without the rows of removed photos, and free their disk space. They cannot come back then.
+    """Write the store anew without the rows of removed photos, and free their disk space.
 
-    It needs room for what stays. Indices must be built again afterwards. Interrupted, the store is as it was before.
+    `remove --undo` cannot bring them back then. While it runs, the disk must hold the rows that stay a second time.
+    Indices must be built again afterwards. Interrupted, it leaves the store as it was.
 
     Example: `mirsearch compact store`
     """
@@ -68,12 +73,12 @@ def compact(store: StoreArgument, json_: JsonOption = False) -> None:
         say_json(asdict(report) | {"stale_indices": stale})
         return
     if not report.dropped:
-        say_facts(f"{report.photos:,} photos in {store}", [("removed", "none: there is nothing to do")])
+        say_facts(f"{counted(report.photos, 'photo')} in {store}", [("removed", "none: there is nothing to do")])
         return
-    lines: list[tuple[str, object]] = [("dropped", f"{report.dropped:,} rows of removed photos")]
-    lines.append(("freed", size(report.freed)))
+    lines: list[tuple[str, object]] = [("dropped", f"{counted(report.dropped, 'removed photo')}")]
+    lines.append(("freed", sized(report.freed)))
     if stale:
-        lines.append(("indices", f"{', '.join(stale)}: stale, build them again"))
-    say_facts(f"{report.photos:,} photos in {store}", lines)
+        lines.append(("indices", f"{', '.join(stale)}: of the store as it was; build again"))
+    say_facts(f"{counted(report.photos, 'photo')} in {store}", lines)
     if stale:
         say_next(["build", store, "--layer", "all"])

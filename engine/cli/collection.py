@@ -1,13 +1,15 @@
 """`synth` and `ingest`: photo collections and the stores made from them."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.console import Reporter, say_facts, say_json, say_next, size, warn
+from engine.cli.console import Reporter, say_facts, say_json, say_next, warn
 from engine.cli.options import DeviceOption, JsonOption, device_facts, settle
+from engine.words import counted, sized
 
 if TYPE_CHECKING:
     from engine.store.ingest import IngestReport
@@ -33,13 +35,13 @@ def synth(
         return
     pairs = ", ".join(f"{count:,} {kind}" for kind, count in report.pairs.items())
     say_facts(
-        f"Wrote {report.photos:,} photos",
+        f"Wrote {counted(report.photos, 'photo')}",
         [
             ("features", directory / "features"),
             *([("pictures", directory / "images")] if images else []),
-            ("planted pairs", pairs),
+            ("planted pairs", pairs or "none"),
             ("truth", report.truth),
-            ("written", f"{size(report.bytes)} in {report.seconds:.1f} s"),
+            ("written", f"{sized(report.bytes)} in {report.seconds:.1f} s"),
         ],
     )
     say_next(["ingest", directory / "features", "--store", "store"])
@@ -83,29 +85,46 @@ def ingest(
     if json_:
         say_json(asdict(report) | {"quarantine": store / "quarantine.jsonl"})
     else:
-        new = f"{report.photos:,} new photos in {store}, {report.total:,} in all"
-        say_facts(
-            new if report.total != report.photos else f"{report.photos:,} photos in {store}",
-            [*_counts(report), device_facts(settled)],
-        )
+        say_facts(_title(report), [*_counts(report), device_facts(settled)])
     if report.refused:
-        warn(f"{report.refused:,} files were set aside; {store / 'quarantine.jsonl'} says why.")
+        aside = "file was" if report.refused == 1 else "files were"
+        warn(f"{report.refused:,} {aside} set aside; {store / 'quarantine.jsonl'} says why.")
     if not json_:
         say_next(["build", store, "--layer", "all"], ["info", store])
     if report.refused:
         raise typer.Exit(3)
 
 
+def _title(report: "IngestReport") -> str:
+    removed = f" (and {report.removed:,} removed)" if report.removed else ""
+    if report.total == report.photos:
+        return f"{counted(report.photos, 'photo')} in {report.store}"
+    return f"{counted(report.photos, 'new photo')} in {report.store}, {report.total:,} in all{removed}"
+
+
 def _counts(report: "IngestReport") -> list[tuple[str, object]]:
     """What was done, a line for each thing that happened at all."""
-    done = f"{report.files_read:,} files, {size(report.bytes_read)} in {report.seconds:.1f} s"
-    rate = f"{report.files_read / report.seconds:,.0f} files/s, {report.bytes_read / report.seconds / 1e9:.2f} GB/s"
-    lines: list[tuple[str, object]] = [("read", f"{done} ({rate}, {report.threads} threads)")]
+    lines: list[tuple[str, object]] = [("read", f"0 files in {report.seconds:.1f} s")]
+    if report.files_read:
+        done = f"{counted(report.files_read, 'file')}, {sized(report.bytes_read)} in {report.seconds:.1f} s"
+        rate = f"{report.files_read / report.seconds:,.0f} files/s, {sized(report.bytes_read / report.seconds)}/s"
+        lines = [("read", f"{done} ({rate}, {counted(report.threads, 'thread')})")]
+    back = shlex.join(["mirsearch", "remove", str(report.store), "--undo"])
+    known = report.known - report.passed_over
     counts = [
-        ("known", report.known, "photos that the store has already"),
+        ("known", known, f"{_files(known)} of photos that the store has already"),
         ("replaced", report.replaced, "of them had other content, which the store has now"),
-        ("continued", report.resumed, "photos had been written when the last run was interrupted"),
-        ("repeated", report.repeated, "files held a photo that was there already"),
-        ("ignored", report.ignored, "files that are not .dat"),
+        (
+            "passed over",
+            report.passed_over,
+            f"{_files(report.passed_over)} of removed photos; `{back}` with their ids brings them back",
+        ),
+        ("continued", report.resumed, f"{_files(report.resumed)} had been written when the last run was interrupted"),
+        ("repeated", report.repeated, f"{_files(report.repeated)} held a photo that was there already"),
+        ("ignored", report.ignored, f"{_files(report.ignored)} not named as a .dat"),
     ]
     return [*lines, *((name, f"{count:,} {what}") for name, count, what in counts if count)]
+
+
+def _files(count: int) -> str:
+    return "file" if count == 1 else "files"

@@ -75,6 +75,20 @@ def test_a_damaged_block_stops_it(store, name, row):
     assert files_below(store) == files
 
 
+@pytest.mark.parametrize("rows", [(0, 256), (256, 512), (512, 700)])
+def test_damage_in_a_block_of_removed_photos_alone_goes_with_it(store, rows):
+    remove(store, IDS[slice(*rows)])
+    for name, dim in DIMS.items():
+        for row in (rows[0], rows[1] - 1):
+            flip_bit(store / f"{name}.npy", (4096 + row * dim * 4) * 8)
+    stays = np.setdiff1d(np.arange(ROWS), [*GONE, *range(*rows)])
+    compact_store(store)
+    after = Store.open(store)
+    assert after.photo_ids.tolist() == IDS[stays].tolist()
+    assert all(after.layers[name].tobytes() == data[stays].tobytes() for name, data in layers().items())
+    assert verify_store(store).damage == []
+
+
 def test_an_interrupted_ingest_comes_first(store):
     with StoreWriter(store, DIMS, append=True) as writer:
         rows = {name: np.ones((3, dim), np.float32) for name, dim in DIMS.items()}

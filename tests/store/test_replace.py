@@ -193,6 +193,82 @@ def test_other_layers_are_refused(tmp_path):
         replaced(path, changed(tmp_path / "new", 1000))
 
 
+@pytest.mark.parametrize("kind", ["files", "tar.gz"])
+def test_strict_takes_back_the_new_photos_too(store, tmp_path, kind):
+    """What is refused among photos that are to be replaced comes to light before anything is made valid."""
+    new = changed(tmp_path / "new", 102, 5_000_000)
+    write_photo(new, 104, photo_bytes(104)[:3000] + b"\xff\xff\xff\x7f" + photo_bytes(104)[3004:])
+    source = new
+    if kind != "files":
+        with tarfile.open(source := tmp_path / "new.tar.gz", "w:gz") as archive:
+            archive.add(new, "new")
+    files = files_below(store)
+    with pytest.raises(InputError, match=r"104\.dat: .*Nothing was written \(--strict\)"):
+        ingest([source], store, device=CPU, strict=True, replace=True)
+    assert files_below(store) == files
+    report = ingest([source], store, device=CPU, replace=True)
+    assert (report.photos, report.replaced, report.refused) == (1, 1, 1)
+    after = Store.open(store)
+    assert after.rows_of([102, 5_000_000]).tolist() == [1, 300]
+    assert [after.fc7[row].tobytes() for row in (1, 300)] == [
+        photo_layers(photo, 1)[0].tobytes() for photo in (102, 5_000_000)
+    ]
+    assert verify_store(store).damage == []
+    assert leftovers(store) == []
+
+
+def test_new_photos_wait_for_a_damaged_block_to_be_mended(store, tmp_path):
+    """All of the ingest or nothing of it, and what it had written is not read again."""
+    new = changed(tmp_path / "new", 100, 5_000_000)
+    damaged = shutil.copytree(store, tmp_path / "damaged")
+    flip_bit(damaged / "fc7.npy", (4096 + 50 * 16384) * 8)
+    with pytest.raises(StoreError, match=r"rows 0 to 255: do not match their checksum.*--repair"):
+        ingest([new], damaged, device=CPU, replace=True)
+    assert len(Store.open(damaged)) == 300
+    flip_bit(damaged / "fc7.npy", (4096 + 50 * 16384) * 8)
+    report = ingest([new], damaged, device=CPU, replace=True)
+    assert (report.photos, report.resumed, report.replaced) == (1, 1, 1)
+    ingest([new], store, device=CPU, replace=True)
+    assert said(damaged) == said(store)
+
+
+def test_killed_at_any_write_of_an_ingest_that_adds_and_replaces(tmp_path):
+    """The new rows come first, the changed ones then: never the second without the first."""
+    store = tmp_path / "store"
+    ingest([write_photos(tmp_path / "in", range(100, 110))], store, device=CPU)
+    new = changed(tmp_path / "new", 100, 5_000_000)
+    work, old = partial(ingest, [new], device=CPU, replace=True), said(store)
+    added, finished = shutil.copytree(store, tmp_path / "added"), shutil.copytree(store, tmp_path / "finished")
+    ingest([new], added, device=CPU)
+    work(store=finished)
+    states, seen = [old, said(added), said(finished)], set()
+    for call in range(1, 200):
+        path = shutil.copytree(store, tmp_path / "work")
+        died = dies_at(call, partial(work, store=path))
+        seen.add(states.index(said(path)))
+        work(store=path)
+        assert said(path) == states[2]
+        assert leftovers(path) == []
+        shutil.rmtree(path)
+        if not died:
+            break
+    assert seen == {0, 1, 2}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_removed_photos_that_the_sources_hold_are_counted(store, tmp_path, replace):
+    remove(store, [100, 200, 300])
+    new = changed(tmp_path / "new", 100, 200)
+    write_photos(new, [102, 5_000_000])
+    report = ingest([new], store, device=CPU, replace=replace)
+    assert (report.photos, report.known, report.passed_over, report.replaced) == (1, 3, 2, 0)
+    assert (report.total, report.removed) == (298, 3)
+    assert report.files_read == (2 if replace else 1)
+    remove(store, [100], undo=True)
+    report = ingest([new], store, device=CPU, replace=replace)
+    assert (report.known, report.passed_over, report.replaced) == (4, 1, int(replace))
+
+
 def test_killed_at_any_write_it_is_the_old_store_or_the_new_one(store, tmp_path):
     new = changed(tmp_path / "new", 100, 102, 400, 698)
     write_photo(new, 104, b"short")

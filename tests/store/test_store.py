@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError, StoreError
 from engine.store import npy
+from engine.store.change import remove
+from engine.store.compact import compact_store
+from engine.store.ingest import ingest
 from engine.store.manifest import FORMAT_VERSION, digest, own_digest, read_document, read_manifest, write_document
 from engine.store.store import Store
-from tests.builders import flip_bit, make_store
+from tests.builders import CPU, flip_bit, make_store, photo_bytes, photo_layers, write_photo, write_photos
 
 ROWS, BLOCK = 700, 256
 
@@ -250,3 +253,52 @@ def test_npy_headers_have_one_length_and_numpy_reads_them(shape, dtype):
     assert len(data.getvalue()) == npy.HEADER_BYTES
     assert np.lib.format.read_magic(data) == (1, 0)
     assert np.lib.format.read_array_header_1_0(data) == (tuple(shape), False, np.dtype(dtype))
+
+
+def meanwhile(monkeypatch, change, times=1):
+    """Let `change` happen after the manifest and the first layer have been read, `times` times."""
+    opened, left = npy.open_rows, [times]
+
+    def open_rows(path, *args, **named):
+        found = opened(path, *args, **named)
+        if path.name == "fc7.npy" and left[0]:
+            left[0] -= 1
+            change()
+        return found
+
+    monkeypatch.setattr(npy, "open_rows", open_rows)
+
+
+def test_a_store_that_is_changed_while_it_is_opened_is_that_of_one_moment(tmp_path, monkeypatch):
+    """Rows that were replaced in place fit the old manifest's headers and lengths: only its being another tells."""
+    write_photos(tmp_path / "in", range(5))
+    ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
+    old = Store.open(tmp_path / "store").manifest
+    write_photo(tmp_path / "in", 3, photo_bytes(3, 1))
+    meanwhile(monkeypatch, lambda: ingest([tmp_path / "in"], tmp_path / "store", device=CPU, replace=True))
+    store = Store.open(tmp_path / "store")
+    assert store.fc7[3].tobytes() == photo_layers(3, 1)[0].tobytes()
+    assert store.manifest.state != old.state
+    assert store.manifest == read_manifest(tmp_path / "store")
+
+
+def test_a_store_that_is_compacted_while_it_is_opened(tmp_path, monkeypatch):
+    path = make_store(tmp_path / "store", {"fc7": np.eye(4, dtype=np.float32), "fc8": np.eye(4, dtype=np.float32)}).path
+    remove(path, [1000])
+    before = Store.open(path)
+    meanwhile(monkeypatch, lambda: compact_store(path))
+    assert len(Store.open(path)) == 3
+    assert before.fc7.tolist() == np.eye(4).tolist()  # who had it open keeps what was there
+    assert before.removed is not None and before.removed.tolist() == [True, False, False, False]
+
+
+def test_a_store_that_never_stands_still_is_an_error(tmp_path, monkeypatch):
+    path = make_store(tmp_path / "store", {"fc7": np.eye(4, dtype=np.float32)}).path
+
+    def write_again():
+        (path / "again").write_bytes((path / "manifest.json").read_bytes())
+        (path / "again").replace(path / "manifest.json")
+
+    meanwhile(monkeypatch, write_again, times=1000)
+    with pytest.raises(StoreError, match="was changed whenever it was looked at"):
+        Store.open(path)
