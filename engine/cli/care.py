@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.build import describe
-from engine.cli.console import Reporter, err, out, say_facts, say_json, say_next, size
+from engine.cli.console import Reporter, err, out, say_facts, say_json, say_next, warn
 from engine.cli.options import DeviceOption, JsonOption, StoreArgument, settle
 from engine.errors import EngineError, StoreError
+from engine.words import counted, sized
 
 if TYPE_CHECKING:
     from engine.index.manifest import IndexManifest
+    from engine.store.repair import RepairReport
     from engine.store.store import Store
     from engine.store.verify import Damage, VerifyReport
 
@@ -42,7 +44,7 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
             ("photo ids", f"{ids.min()} to {ids.max()}" if len(ids) else "none"),
             *([("removed", f"{manifest.removed.count:,} more, whose rows are kept")] if manifest.removed else []),
             *(
-                (name, f"{layer.dim:,} × float32, {size(len(opened) * layer.dim * 4)}")
+                (name, f"{layer.dim:,} × float32, {sized(len(opened) * layer.dim * 4)}")
                 for name, layer in manifest.layers.items()
             ),
             ("sources", ", ".join(manifest.sources)),
@@ -84,7 +86,7 @@ def _quarantine(store: Path, count: int) -> str:
         common = "; ".join(f"{number} × {reason}" for reason, number in reasons.most_common(3))
     except (OSError, ValueError, KeyError):
         common = "quarantine.jsonl cannot be read"
-    return f"{count:,} files ({common})"
+    return f"{counted(count, 'file')} ({common})"
 
 
 def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict[str, Any]:
@@ -127,13 +129,17 @@ def verify(
         typer.Argument(metavar="[SOURCE]...", help="What --repair reads: folders, archives.", show_default=False),
     ] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Mend what is damaged, rows from SOURCE.")] = False,
+    forget_removed: Annotated[
+        bool, typer.Option("--forget-removed", help="With --repair: if removed.npy is lost, its photos are back.")
+    ] = False,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
     """Read a store and its indices again, every byte, against their checksums. Exit code 3 when anything differs.
 
     With --repair the photos of damaged rows are read again from SOURCE, and taken where they match the checksums.
-    Headers and lengths need no SOURCE. The exit code is 3 when any damage is left.
+    Headers and lengths need no SOURCE. The exit code is 3 when any damage is left. An index of another state of the
+    store is no damage, and is named.
 
     Example: `mirsearch verify store sample/features --repair`
     """
@@ -141,62 +147,93 @@ def verify(
 
     if sources and not repair:
         raise typer.BadParameter("is read with --repair alone", param_hint="SOURCE")
+    if forget_removed and not repair:
+        raise typer.BadParameter("goes with --repair alone", param_hint="--forget-removed")
     with Reporter() as progress:
-        repaired, of_store = _repair(store, sources or [], device, progress) if repair else ([], None)
-        reports = [of_store or _verify_store(store, progress)]
-        reports += [verify_index(folder, progress=progress) for folder in index_folders(store)]
-    damage = [(report.path, item) for report in reports for item in report.damage]
-    notes = [note for report in reports for note in report.notes]
+        mended: RepairReport | None = None
+        if repair:
+            mended, of_store = _repair(store, sources or [], device, forget_removed, progress)
+        else:
+            of_store = _verify_store(store, progress)
+        reports = [of_store, *(verify_index(folder, progress=progress) for folder in index_folders(store))]
     if json_:
-        say_json(
-            {
-                "path": str(store),
-                "intact": not damage,
-                "checked": [{"path": str(r.path), "bytes": r.bytes_read, "seconds": r.seconds} for r in reports],
-                "damage": [asdict(item) | {"path": str(path / item.file)} for path, item in damage],
-                "repaired": [asdict(item) | {"path": str(store / item.file)} for item in repaired],
-                "notes": notes,
-            }
-        )
+        say_json(_verified(store, reports, mended))
     else:
-        _say_verified(store, reports, notes)
-        for item in repaired:
-            out.print(f"{_where(store, item)}{item.reason}: mended")
-        for path, item in damage:
-            err.print(f"{_where(path, item)}{item.reason}", style="red")
-        if of_store is None and reports[0].damage and (store / "manifest.json").exists():
-            say_next(["verify", store, "SOURCE...", "--repair"])
-    if damage:
+        _say_verified(store, reports, mended)
+        if commands := _remedies(store, reports, repaired=repair):
+            say_next(*commands)
+    if any(report.damage for report in reports):
         raise typer.Exit(3)
 
 
-def _say_verified(store: Path, reports: "list[VerifyReport]", notes: list[str]) -> None:
+def _verified(store: Path, reports: "list[VerifyReport]", mended: "RepairReport | None") -> dict[str, Any]:
+    damage = [(report.path, item) for report in reports for item in report.damage]
+    repaired = mended.repaired if mended else []
+    return {
+        "path": str(store),
+        "intact": not damage,
+        "checked": [{"path": str(r.path), "bytes": r.bytes_read, "seconds": r.seconds} for r in reports],
+        "damage": [asdict(item) | {"path": str(path / item.file)} for path, item in damage],
+        "repaired": [asdict(item) | {"path": str(store / item.file)} for item in repaired],
+        "lost": mended.lost if mended else {},
+        "stale_indices": {report.path.name: report.stale for report in reports if report.stale},
+        "notes": reports[0].notes,
+    }
+
+
+def _say_verified(store: Path, reports: "list[VerifyReport]", mended: "RepairReport | None") -> None:
     read, seconds = sum(r.bytes_read for r in reports), sum(r.seconds for r in reports)
-    rate = f"{size(read)} in {seconds:.1f} s" + (f", {read / seconds / 1e9:.1f} GB/s" if seconds else "")
+    rate = f"{sized(read)} in {seconds:.1f} s" + (f", {sized(read / seconds)}/s" if seconds else "")
     damaged = any(report.damage for report in reports)
-    checked = f"the store and {len(reports) - 1} index(es)"
+    checked = f"the store and {counted(len(reports) - 1, 'index', 'indices')}"
     say_facts(f"{store}: {'damaged' if damaged else 'intact'}", [("read", rate), ("checked", checked)])
-    for note in notes:
+    for note in reports[0].notes:
         out.print(note)
+    for item in mended.repaired if mended else []:
+        out.print(f"{_where(store, item)}: mended")
+    for line in mended.lost.values() if mended else []:
+        warn(line)
+    for report in reports:
+        for item in report.damage:
+            err.print(f"{_where(report.path, item)}: {item.reason}", style="red")
+        if report.stale:
+            warn(report.stale)
 
 
 def _where(path: Path, item: "Damage") -> str:
-    rows = f" rows {item.rows[0]:,} to {item.rows[1] - 1:,}" if item.rows else ""
+    rows = f": rows {item.rows[0]:,} to {item.rows[1] - 1:,}" if item.rows else ""
     photos = f" (photos {item.photo_ids[0]} to {item.photo_ids[1]})" if item.photo_ids else ""
-    return f"{path / item.file}:{rows}{photos} " if item.file else ""
+    return f"{path / item.file}{rows}{photos}"
 
 
-def _repair(store: Path, sources: list[Path], device: str, progress: Reporter) -> "tuple[list[Damage], VerifyReport]":
+def _remedies(store: Path, reports: "list[VerifyReport]", *, repaired: bool) -> list[list[object]]:
+    """The commands that help against the damage that was found, as far as there are any."""
+    from engine.index.verify import remake
+
+    commands: list[list[object]] = []
+    files = {item.file for item in reports[0].damage}
+    if files and not repaired and "manifest.json" not in files:
+        without = all(file in ("removed.npy", "quarantine.jsonl") for file in files)
+        commands.append(["verify", store, *([] if without else ["SOURCE..."]), "--repair"])
+    if "manifest.json" not in files:
+        commands += [[*remake(report.path)] for report in reports[1:] if report.damage]
+    return commands
+
+
+def _repair(
+    store: Path, sources: list[Path], device: str, forget_removed: bool, progress: Reporter
+) -> "tuple[RepairReport | None, VerifyReport]":
     """What was mended, and what a verification then finds."""
     from engine.store.repair import repair_store
     from engine.store.verify import VerifyReport
 
+    settled = settle(device, needs_faiss=False)
     try:
-        report = repair_store(store, sources, device=settle(device, needs_faiss=False), progress=progress)
+        report = repair_store(store, sources, device=settled, forget_removed=forget_removed, progress=progress)
     except StoreError as error:
-        return [], _beyond(store, error)
+        return None, _beyond(store, error)
     left = VerifyReport(path=store, bytes_read=report.bytes_read, seconds=report.seconds, damage=report.left)
-    return report.repaired, left
+    return report, left
 
 
 def _verify_store(store: Path, progress: Reporter) -> "VerifyReport":
@@ -218,7 +255,8 @@ def _beyond(store: Path, error: StoreError) -> "VerifyReport":
         try:
             read_manifest(store)
         except StoreError:
-            found = Damage(file="", reason=f"{error} What lies beside it was not read.")
+            reason = str(error).removeprefix(f"{store / 'manifest.json'}: ")
+            found = Damage(file="manifest.json", reason=f"{reason} What lies beside it was not read.")
             return VerifyReport(path=store, bytes_read=0, seconds=0.0, damage=[found])
     raise error
 

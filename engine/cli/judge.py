@@ -1,5 +1,7 @@
 """`bench` and `dedup`: how good an index is, and which photos are the same."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,17 +64,13 @@ def bench(
     """
     from engine.index.search import Index
     from engine.jobs.bench import BenchSpec, run_bench, write_bench
-    from engine.store.durable import disk_errors
 
     grid = {"probes": _numbers(probes, "--probes"), "rerank": _numbers(rerank, "--rerank")}
     spec = make_spec(BenchSpec, queries=queries, own_queries=held_out, k=k, seed=seed, repeats=repeats, **grid)
     layer, index_path = index_folder(store, layer, name)
     index = Index.open(index_path, device=settle(device))
     folder = out or store / "bench" / index.path.name
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--out {folder}: is a file, expected a folder. Give another folder.")
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     with Reporter() as progress:
         report = run_bench(index, spec, progress)
     files = write_bench(report, folder)
@@ -89,6 +87,20 @@ def bench(
     say_table(BENCH_COLUMNS, [bench_row(point) for point in document["points"]])
     say_facts("Written", list(files.items()))
     say_next(["dedup", store, *chosen(layer, name), "--out", "duplicates"])
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a benchmark, and see that it can be written to: before an hour is spent on measuring."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out {folder}: is a file, expected a folder. Give another folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}), and the results go there. Give another folder with --out."
+        ) from None
 
 
 BENCH_COLUMNS = [

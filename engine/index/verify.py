@@ -1,11 +1,12 @@
 """Reading every file of an index again against its checksums."""
 
+import shlex
 import time
 from pathlib import Path
 
 from engine.errors import EngineError
 from engine.index.build import sum_file
-from engine.index.manifest import read_index_manifest, stale
+from engine.index.manifest import NAME, IndexManifest, read_index_manifest, stale
 from engine.progress import Progress, silent
 from engine.store.manifest import read_manifest
 from engine.store.verify import Damage, VerifyReport
@@ -20,18 +21,17 @@ def index_folders(store: Path) -> list[Path]:
 
 
 def verify_index(folder: Path, *, progress: Progress = silent) -> VerifyReport:
-    """Read all parts of an index; what does not match is listed. An index of another state of the store is damage."""
+    """Read all parts of an index; what does not match is listed.
+
+    An index of another state of the store is no damage: `stale` of the report says so, and what brings it up to date.
+    """
     started = time.perf_counter()
     read, damage = 0, list[Damage]()
     try:
         manifest = read_index_manifest(folder)
-        if change := stale(manifest, read_manifest(folder.parent.parent)):
-            reason = f"built from another state of the store, {change}: build it again"
-            damage.append(Damage(file="index.json", reason=reason))
     except EngineError as error:
-        return VerifyReport(
-            path=folder, bytes_read=0, seconds=0.0, damage=[Damage(file="index.json", reason=str(error))]
-        )
+        reason = str(error).removeprefix(f"{folder / NAME}: ")
+        return VerifyReport(path=folder, bytes_read=0, seconds=0.0, damage=[Damage(file=NAME, reason=reason)])
     total = sum(part.bytes for part in manifest.parts.values())
     for file, expected in manifest.parts.items():
         progress(f"verify {folder.name}", read, total, unit="bytes")
@@ -44,5 +44,35 @@ def verify_index(folder: Path, *, progress: Progress = silent) -> VerifyReport:
         if found.bytes != expected.bytes:
             damage.append(Damage(file=file, reason=f"{found.bytes:,} bytes, expected {expected.bytes:,}"))
         elif found != expected:
-            damage.append(Damage(file=file, reason="does not match its checksum: build the index again"))
-    return VerifyReport(path=folder, bytes_read=read, seconds=time.perf_counter() - started, damage=damage)
+            damage.append(Damage(file=file, reason="does not match its checksum"))
+    return VerifyReport(
+        path=folder, bytes_read=read, seconds=time.perf_counter() - started, damage=damage,
+        stale=_stale(folder, manifest),
+    )  # fmt: skip
+
+
+def _stale(folder: Path, manifest: IndexManifest) -> str | None:
+    """That an index is of another state of its store, as a sentence. A damaged store is said by whoever verifies it."""
+    try:
+        store = read_manifest(folder.parent.parent)
+    except EngineError:
+        return None
+    change = stale(manifest, store)
+    if change is None:
+        return None
+    state = "an earlier state" if store.rows > manifest.rows else "another state"
+    problem = f"Index {folder.name} is of {state} of the store: {change}."
+    if manifest.spec.layer not in store.layers:
+        return f"{problem} It cannot be searched any more: delete {folder}."
+    return f"{problem} It cannot be searched until it is built again: {shlex.join(['mirsearch', *remake(folder)])}"
+
+
+def remake(folder: Path) -> list[str]:
+    """The verb and its words that build an index again, as far as its manifest can still say which it is."""
+    store, name = folder.parent.parent, folder.name
+    try:
+        spec = read_index_manifest(folder).spec
+    except EngineError:
+        return ["build", str(store), "--layer", name]
+    words = ["build", str(store), "--layer", spec.layer, *(["--name", name] if name != spec.layer else [])]
+    return [*words, *(["--metric", spec.metric] if spec.metric != "cosine" else [])]

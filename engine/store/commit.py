@@ -22,6 +22,8 @@ from engine.store.manifest import read_document, write_document
 
 NAME = "commit.json"
 _PIECE = 4 << 20
+# Half of the change may be done: then the old manifest does not fit, and a verification finds that.
+_LOST = "The file is damaged: restore it from a copy, or delete it and run `mirsearch verify`."
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$")]
 _STRICT = ConfigDict(frozen=True, extra="forbid")
 
@@ -158,9 +160,9 @@ def settle_store(store: Path) -> None:
 
 def _apply(store: Path) -> None:
     try:
-        steps = _STEPS.validate_python(read_document(store / NAME, "", 1)["steps"])
+        steps = _STEPS.validate_python(read_document(store / NAME, "", 1, lost=_LOST)["steps"])
     except (ValidationError, KeyError) as error:
-        raise StoreError(f"{store / NAME}: holds no list of steps. The file is damaged: restore it.") from error
+        raise StoreError(f"{store / NAME}: holds no list of steps. {_LOST}") from error
     for step in steps:
         try:
             step.apply(store)

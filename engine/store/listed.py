@@ -21,6 +21,18 @@ class Refused:
         return json.dumps(entry, ensure_ascii=True).encode() + b"\n"
 
 
+def is_refusal(line: bytes) -> bool:
+    """Whether a line of `quarantine.jsonl` is whole: one JSON object with source, photo_id, reason, and its end."""
+    try:
+        entry = json.loads(line) if line.endswith(b"\n") else None
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(entry, dict) or entry.keys() != {"source", "photo_id", "reason"}:
+        return False
+    known = isinstance(entry["photo_id"], int | None) and not isinstance(entry["photo_id"], bool)
+    return known and isinstance(entry["source"], str) and isinstance(entry["reason"], str)
+
+
 def name_of(names: npt.NDArray[np.uint8], start: int) -> bytes:
     """The name that begins at `start` and ends before the next zero byte."""
     size = 256

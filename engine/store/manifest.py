@@ -122,13 +122,20 @@ def document_bytes(document: dict[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
+_BUILD_AGAIN = "The file is damaged: restore it from a copy, or build again."
+_INGEST_AGAIN = "The file is damaged: restore it from a copy, or make the store again in another folder."
+
+
 def write_document(path: Path, document: dict[str, Any]) -> None:
     """Write a JSON document with its own checksum, aside and renamed."""
     write_whole(path, document_bytes(document))
 
 
-def read_document(path: Path, what: str, known_version: int) -> dict[str, Any]:
-    """Read a JSON document that carries its version and its own checksum; StoreError when it is not intact."""
+def read_document(path: Path, what: str, known_version: int, *, lost: str = _BUILD_AGAIN) -> dict[str, Any]:
+    """Read a JSON document that carries its version and its own checksum; StoreError when it is not intact.
+
+    what: said when it is absent. lost: what is to be done when it is damaged.
+    """
     try:
         data = path.read_bytes()
         document = json.loads(data)
@@ -137,36 +144,32 @@ def read_document(path: Path, what: str, known_version: int) -> dict[str, Any]:
     except FileNotFoundError:
         raise StoreError(f"{path}: absent. {what}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{path}: not readable as JSON ({error}). {_LOST}") from error
+        raise StoreError(f"{path}: not readable as JSON ({error}). {lost}") from error
     if not isinstance(document, dict):
-        raise StoreError(f"{path}: holds {type(document).__name__}, expected a JSON object. {_LOST}")
+        raise StoreError(f"{path}: holds {type(document).__name__}, expected a JSON object. {lost}")
     version = document.get("version")
     if isinstance(version, int) and version > known_version and intact:
         raise StoreError(
             f"{path}: format version {version}, this mirsearch knows up to {known_version}. Upgrade mirsearch."
         )
     if not intact:
-        raise StoreError(f"{path}: its content does not match its own checksum. {_LOST}")
+        raise StoreError(f"{path}: its content does not match its own checksum. {lost}")
     return document
-
-
-_LOST = "The file is damaged: restore it from a copy, or build again from the sources."
 
 
 def read_manifest(store: Path) -> Manifest:
     """The manifest of a store; StoreError when it is absent, damaged, or of a newer format."""
-    unfinished = store.is_dir() and any(store.glob("*.part"))
-    hint = (
-        "An ingest was interrupted here: run it again, and it continues."
-        if unfinished
-        else "This is no store: `mirsearch ingest` makes one."
-    )
-    document = read_document(store / "manifest.json", hint, FORMAT_VERSION)
+    hint = "This is no store: `mirsearch ingest` makes one."
+    if store.is_dir() and any(store.glob("*.part")):
+        hint = "An ingest was interrupted here: run it again, and it continues."
+    elif (store / "photo_ids.npy").exists():
+        hint = "The rest of a store is here: restore this file from a copy, or make the store again in another folder."
+    document = read_document(store / "manifest.json", hint, FORMAT_VERSION, lost=_INGEST_AGAIN)
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "document"
-        raise StoreError(f"{store / 'manifest.json'}: {where}: {first['msg']}. {_LOST}") from error
+        raise StoreError(f"{store / 'manifest.json'}: {where}: {first['msg']}. {_INGEST_AGAIN}") from error
     # Version 1 knew no state: nothing but the whole manifest stood for the rows, and its indices refer to that.
     return manifest if manifest.state else manifest.model_copy(update={"state": manifest.digest})

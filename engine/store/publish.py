@@ -1,13 +1,16 @@
 """The last part of writing a store: its small files, and the steps that make everything valid at once."""
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
+from engine.errors import StoreError
 from engine.store import commit, npy
 from engine.store.durable import PART, part_of
 from engine.store.manifest import Manifest, QuerySet, digest
@@ -15,6 +18,7 @@ from engine.store.manifest import Manifest, QuerySet, digest
 IDS = "photo_ids"
 QUARANTINE = "quarantine.jsonl"
 _QUERY_FILES = ("queries", "neighbors", "distances")
+_PIECE = 1 << 20
 
 
 def write_part(path: Path, data: bytes) -> None:
@@ -25,9 +29,35 @@ def write_part(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def quarantine_damage(store: Path, manifest: Manifest) -> str:
+    """Why `quarantine.jsonl` is not what the manifest's checksum is of; nothing, when it is. In bounded memory."""
+    found = xxhash.xxh3_64()
+    try:
+        with (store / QUARANTINE).open("rb") as file:
+            while data := file.read(_PIECE):
+                found.update(data)
+    except FileNotFoundError:
+        return "is absent"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "" if found.hexdigest() == manifest.quarantine_xxh3 else "does not match its checksum"
+
+
+def check_quarantine(store: Path, manifest: Manifest) -> None:
+    """StoreError when `quarantine.jsonl` is damaged: who writes it anew would give the damage a checksum."""
+    if problem := quarantine_damage(store, manifest):
+        raise StoreError(
+            f"{store / QUARANTINE}: {problem}. Nothing was changed. Restore it, or start it anew with "
+            f"`mirsearch verify {shlex.quote(str(store))} --repair`, then run this again."
+        )
+
+
 def quarantine_lines(store: Path, base: Manifest | None, new: Sequence[bytes]) -> list[bytes]:
-    """The lines of `quarantine.jsonl` that were there, and the new ones that were not."""
-    before = (store / QUARANTINE).read_bytes().splitlines(keepends=True) if base else []
+    """The lines of `quarantine.jsonl` that were there, and the new ones. StoreError when the file is damaged."""
+    before: list[bytes] = []
+    if base:
+        check_quarantine(store, base)
+        before = (store / QUARANTINE).read_bytes().splitlines(keepends=True)
     return list(dict.fromkeys([*before, *new]))
 
 

@@ -13,17 +13,18 @@ import numpy.typing as npt
 
 from engine.errors import StoreError
 from engine.progress import Progress, silent
-from engine.store import commit
+from engine.store import commit, repair_files
 from engine.store.blocks import Block, in_order, layer_blocks
 from engine.store.copy import BLOCK_FILES
 from engine.store.dat import LAYERS, RECORD_BYTES
 from engine.store.hold import CHANGE_PART, held
 from engine.store.manifest import Manifest, digest, read_manifest
-from engine.store.repair_files import mend_files, mend_shape
+from engine.store.publish import QUARANTINE
 from engine.store.reread import REREADERS, Reread, Stream
 from engine.store.rows_file import RowsFile
 from engine.store.sources import Found, Listing, find_sources
-from engine.store.verify import IDS, Damage, Findings, check_blocks, examine, examine_files, in_stretches
+from engine.store.verify import IDS, REMOVED, Damage, Findings, check_blocks, examine, examine_files, in_stretches
+from engine.words import counted
 from kernels import Device
 
 Ids = npt.NDArray[np.int64]
@@ -34,21 +35,29 @@ _TRIED_BY_ROW = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class RepairReport:
-    """What was mended, with the reason it was damaged; and what was not, with the reason why not."""
+    """What was mended, with the reason it was damaged; and what was not, with the reason why not.
+
+    lost: files that could only be begun anew, and what that means.
+    """
 
     path: Path
     repaired: list[Damage]
     left: list[Damage]
     bytes_read: int
     seconds: float
+    lost: dict[str, str]
 
 
-def repair_store(path: Path, sources: Sequence[Path], *, device: Device, progress: Progress = silent) -> RepairReport:
+def repair_store(
+    path: Path, sources: Sequence[Path], *, device: Device, forget_removed: bool = False, progress: Progress = silent
+) -> RepairReport:
     """Verify a store and mend what is damaged: headers and lengths from the manifest, rows from the sources.
 
     Of the sources, folders and archives, the photos of damaged blocks alone are read. A block is written only when it
     then matches its checksum, so it may be damaged further by nothing; killed, the same call again completes it.
-    StoreError when the manifest is damaged: it holds the checksums.
+    `quarantine.jsonl` is begun anew with its whole lines where nothing else helps. No source knows what `removed.npy`
+    marked: with `forget_removed` its photos are there again, else it is left. StoreError when the manifest is damaged:
+    it holds the checksums.
     """
     started = time.perf_counter()
     try:
@@ -58,14 +67,17 @@ def repair_store(path: Path, sources: Sequence[Path], *, device: Device, progres
         raise StoreError(f"{error} Nothing can be repaired without it." if _is_there(path) else str(error)) from error
     with held(path) as manifest:
         before = examine(path, manifest, progress=progress)
-        repaired, damage = list[Damage](), list[Damage]()
+        repaired, damage, lost = list[Damage](), list[Damage](), dict[str, str]()
         if before.whole or before.blocks:
             work = _Repair(path, manifest, device, progress)
-            left = work.run(before, find_sources(sources, progress=progress))
-            repaired = _mended(before, left, manifest)
-            damage = [work.named(bad, left.ids) for bad in left.damage(manifest)]
+            left = work.run(before, find_sources(sources, progress=progress), forget_removed=forget_removed)
+            repaired = [damage for damage in _mended(before, left, manifest) if damage.file not in work.lost]
+            damage = [work.named(bad, left.ids, sources) for bad in left.damage(manifest)]
+            lost = work.lost
         seconds = time.perf_counter() - started
-        return RepairReport(path=path, repaired=repaired, left=damage, bytes_read=before.bytes_read, seconds=seconds)
+        return RepairReport(
+            path=path, repaired=repaired, left=damage, bytes_read=before.bytes_read, seconds=seconds, lost=lost
+        )
 
 
 def _is_there(path: Path) -> bool:
@@ -74,6 +86,8 @@ def _is_there(path: Path) -> bool:
 
 def _mended(before: Findings, left: Findings, manifest: Manifest) -> list[Damage]:
     files = {damage.file for damage in left.whole}
+    # A header over rows that are still damaged has mended nothing yet.
+    files |= {manifest.layers[block.layer].file for block, _ in left.blocks}
     blocks = {(block.layer, block.number) for block, _ in left.blocks}
     good = [(block, reason) for block, reason in before.blocks if (block.layer, block.number) not in blocks]
     whole = [damage for damage in before.whole if damage.file not in files]
@@ -85,18 +99,21 @@ class _Repair:
         self.path, self.manifest, self.device, self.progress = path, manifest, device, progress
         self.reread = Reread(device)
         self.known = np.empty(0, np.int64)
+        self.lost: dict[str, str] = {}
+        self.from_dat = {name: layer.dim for name, layer in manifest.layers.items()} == LAYERS
 
-    def run(self, before: Findings, found: Found) -> Findings:
+    def run(self, before: Findings, found: Found, *, forget_removed: bool) -> Findings:
         """Mend what can be; what is left, each block with the reason why it could not be."""
         reshaped = {damage.file for damage in before.whole}
         for name, layer in self.manifest.layers.items():
             if layer.file in reshaped:
-                mend_shape(self.path, name, self.manifest)
+                repair_files.mend_shape(self.path, name, self.manifest)
         self._files(before.whole, found)
+        self._begin_anew(forget_removed=forget_removed)
         whole, ids = examine_files(self.path, self.manifest)
         bad = self._bad_now(before, reshaped)
         reason = ""
-        if {name: layer.dim for name, layer in self.manifest.layers.items()} != LAYERS:
+        if not self.from_dat:
             reason = "its rows did not come from .dat files: import them again"
         elif ids is None:
             reason = f"cannot be mended while {IDS} is damaged, which says what photos these are"
@@ -106,11 +123,21 @@ class _Repair:
         return Findings(whole=whole, blocks=left, ids=ids, bytes_read=0)
 
     def _files(self, whole: Sequence[Damage], found: Found) -> None:
-        mend_files(self.path, self.manifest, whole, found.listing.photo_ids)
+        repair_files.mend_files(self.path, self.manifest, whole, found.listing.photo_ids)
         left, ids = examine_files(self.path, self.manifest)
         if ids is None and found.streams:
             more = [Stream(archive, self.device, self.progress).photo_ids() for archive in found.streams]
-            mend_files(self.path, self.manifest, left, np.concatenate([found.listing.photo_ids, *more]))
+            repair_files.mend_files(self.path, self.manifest, left, np.concatenate([found.listing.photo_ids, *more]))
+
+    def _begin_anew(self, *, forget_removed: bool) -> None:
+        """What can only be begun anew: the list of what was set aside; the removed photos, if that is wanted."""
+        bad = {damage.file for damage in examine_files(self.path, self.manifest)[0]}
+        restarts = {QUARANTINE: repair_files.restart_quarantine}
+        if forget_removed:
+            restarts[REMOVED] = repair_files.forget_removed
+        for file, restart in restarts.items():
+            if file in bad and not (self.path / file).is_dir():
+                self.manifest, self.lost[file] = restart(self.path, self.manifest)
 
     def _bad_now(self, before: Findings, reshaped: set[str]) -> list[Block]:
         """The damaged blocks; of a file whose length was wrong, that of what it holds now."""
@@ -128,13 +155,30 @@ class _Repair:
         here = np.isin(ids[block.start : block.stop], self.known) if ids is not None else np.zeros(0)
         return "the sources hold other content" if here.all() else _MISSING
 
-    def named(self, damage: Damage, ids: Ids | None) -> Damage:
-        """The same with the photos that are missing in the sources."""
-        if damage.reason != _MISSING or damage.rows is None or ids is None:
+    def named(self, damage: Damage, ids: Ids | None, sources: Sequence[Path]) -> Damage:
+        """The same with what is missing: photos in the sources, or the sources themselves."""
+        if damage.rows is None:
+            return replace(damage, reason=f"{damage.reason}. {self._advice(damage.file)}")
+        if damage.reason != _MISSING or ids is None:
             return damage
+        if not sources:
+            return replace(damage, reason="cannot be read again, for no SOURCE was named")
         missing = np.setdiff1d(ids[slice(*damage.rows)], self.known)
         more = f" (and {len(missing) - 1:,} more)" if len(missing) > 1 else ""
         return replace(damage, reason=f"photo {missing[0]}{more} is not in the sources")
+
+    def _advice(self, file: str) -> str:
+        """What to do about a file that could not be mended."""
+        if (self.path / file).is_dir():
+            return "A folder has its name: move that away and repair again."
+        if file == IDS and self.from_dat:
+            return "Its ids are the names of the .dat files: name all sources of the store, or restore it from a copy."
+        if file == REMOVED and (removed := self.manifest.removed):
+            return (
+                f"It marked {counted(removed.count, 'photo')} as removed, and nothing else says which: restore it from "
+                "a copy, or add --forget-removed, and all of them can be found again."
+            )
+        return "Restore it from a copy, or import again." if file != QUARANTINE else "Restore it from a copy."
 
     def _rows(self, bad: list[Block], ids: Ids, found: Found) -> list[Block]:
         """Mend blocks from records that can be read in any order, then from one stream after the other."""

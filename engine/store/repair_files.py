@@ -2,24 +2,31 @@
 
 import json
 from bisect import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.store import journal, npy
+from engine.store import commit, journal, npy
 from engine.store.durable import flush_folder, part_of
-from engine.store.hold import write_change
-from engine.store.manifest import Manifest, digest
+from engine.store.hold import write_change, write_manifest
+from engine.store.listed import is_refusal
+from engine.store.manifest import FORMAT_VERSION, Manifest, digest, read_manifest
 from engine.store.publish import QUARANTINE
 from engine.store.rows_file import RowsFile
-from engine.store.verify import IDS, Damage, Expected, expected_files
+from engine.store.verify import IDS, REMOVED, Damage, Expected, expected_files
+from engine.version import VERSION
+from engine.words import counted
 
 Ids = npt.NDArray[np.int64]
 # As many bytes are summed at most to try one thing after the other: some seconds.
 _BUDGET = 20_000_000_000
 _FITTED_MOST = 10_000
+_FLIPPED_MOST = 64 << 20
+_LINE_MOST = 1 << 20
 
 
 def mend_shape(path: Path, name: str, manifest: Manifest) -> None:
@@ -48,11 +55,61 @@ def mend_files(path: Path, manifest: Manifest, whole: Iterable[Damage], known: I
             if found is not None:
                 write_change(path, expected.file, header + found).apply(path)
     if QUARANTINE in damaged and not (path / QUARANTINE).is_dir():
-        data = (path / QUARANTINE).read_bytes() if (path / QUARANTINE).exists() else b""
-        found = _first(iter((b"", *_flips(data))), manifest.quarantine_xxh3 or "", len(data))
+        small = (path / QUARANTINE).exists() and (path / QUARANTINE).stat().st_size <= _FLIPPED_MOST
+        data = (path / QUARANTINE).read_bytes() if small else b""
+        found = _first(chain([b""], _flips(data)), manifest.quarantine_xxh3 or "", len(data))
         if found is not None:
             write_change(path, QUARANTINE, found).apply(path)
     flush_folder(path)
+
+
+def restart_quarantine(path: Path, manifest: Manifest) -> tuple[Manifest, str]:
+    """Begin `quarantine.jsonl` anew with the lines of it that are whole, for nothing else knows what stood there.
+
+    Gives the manifest as it is now, and what was done.
+    """
+    kept = list(dict.fromkeys(_whole_lines(path / QUARANTINE)))
+    data = b"".join(kept)
+    changed = {"quarantined": len(kept), "quarantine_xxh3": digest(data)}
+    steps = [write_change(path, QUARANTINE, data)]
+    done = (
+        f"{path / QUARANTINE}: begun anew with {counted(len(kept), 'line')} that could be read; it had "
+        f"{manifest.quarantined:,}. What else it said cannot be known: ingest the same sources again, and what is "
+        "still no good in them is listed again."
+    )
+    return _commit(path, manifest, changed, steps), done
+
+
+def _whole_lines(file: Path) -> Iterator[bytes]:
+    if not file.exists():
+        return
+    with file.open("rb") as lines:
+        while line := lines.readline(_LINE_MOST):
+            if is_refusal(line):
+                yield line
+
+
+def forget_removed(path: Path, manifest: Manifest) -> tuple[Manifest, str]:
+    """Take the marks of `removed.npy` off: all photos that it marked as gone are there again.
+
+    Gives the manifest as it is now, and what was done.
+    """
+    count = manifest.removed.count if manifest.removed else 0
+    done = (
+        f"{path / REMOVED}: forgotten. It had marked {counted(count, 'photo')} as removed, which can be found again "
+        "from now on: remove once more what must not be."
+    )
+    return _commit(path, manifest, {"removed": None}, [], [commit.Delete(file=REMOVED)]), done
+
+
+def _commit(
+    path: Path, manifest: Manifest, changed: dict[str, Any], before: list[commit.Rename],
+    after: Sequence[commit.Step] = (),
+) -> Manifest:  # fmt: skip
+    """Change the manifest, and files before and after it, in one step."""
+    now = manifest.model_copy(update={"version": FORMAT_VERSION, "engine_version": VERSION, **changed})
+    commit.commit(path, [*before, write_manifest(path, now), *after])
+    return read_manifest(path)
 
 
 def _first(candidates: Iterator[bytes], xxh3: str, size: int) -> bytes | None:
@@ -65,10 +122,7 @@ def _first(candidates: Iterator[bytes], xxh3: str, size: int) -> bytes | None:
 
 def _contents(path: Path, expected: Expected, manifest: Manifest, known: Ids) -> Iterator[bytes]:
     """What the array of a damaged file may have been."""
-    try:
-        data = (path / expected.file).read_bytes()[manifest.header_bytes :][: expected.size]
-    except OSError:
-        data = b""
+    data = _array_bytes(path / expected.file, expected.size, manifest)
     yield data
     if expected.file == IDS:
         yield from _ids(path, data, manifest, known)
@@ -76,11 +130,21 @@ def _contents(path: Path, expected: Expected, manifest: Manifest, known: Ids) ->
         yield from _flips(data)
 
 
+def _array_bytes(file: Path, size: int, manifest: Manifest) -> bytes:
+    """The bytes of an array after its header, up to `size`, whatever the file holds beyond them."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(manifest.header_bytes)
+            return opened.read(size)
+    except OSError:
+        return b""
+
+
 def _ids(path: Path, data: bytes, manifest: Manifest, known: Ids) -> Iterator[bytes]:
     """What the ids may have been, by what else knows them; single flipped bits where they are out of order first."""
     part = part_of(path / IDS)
     if part.exists():  # of an ingest that was interrupted: the old ids, then the new
-        yield part.read_bytes()[manifest.header_bytes :][: manifest.rows * 8]
+        yield _array_bytes(part, manifest.rows * 8, manifest)
     ids = np.full(manifest.rows, -1, np.int64)
     ids[: len(data) // 8] = np.frombuffer(data[: len(data) // 8 * 8], "<i8")
     known, alone = np.unique(known), list[tuple[Ids, Ids]]()

@@ -1,5 +1,6 @@
 """Reading a whole store again against its checksums, and naming what is damaged."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +15,13 @@ from engine.progress import Progress, silent
 from engine.store import commit, journal, npy, publish
 from engine.store.blocks import Block, DiskFile, grouped, layer_blocks, read_threads
 from engine.store.durable import PART
-from engine.store.manifest import Manifest, digest, read_manifest
+from engine.store.manifest import Manifest, read_manifest
 from engine.store.publish import QUARANTINE
 from engine.store.store import Store
 
-IDS = f"{publish.IDS}.npy"
-_NO_CHECKSUM = "does not match its checksum"
+IDS, REMOVED = f"{publish.IDS}.npy", "removed.npy"
+# What is said of one file, as it is said of several rows.
+_OF_ROWS = {"does not match its checksum": "do not match their checksum", "is cut short": "are cut short"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +39,16 @@ class Damage:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport:
-    """What a verification read and found. notes: what is no damage, but should be known."""
+    """What a verification read and found. notes: what is no damage, but should be known. stale: the note that an index
+    is of another state of its store, and so cannot be searched.
+    """
 
     path: Path
     bytes_read: int
     seconds: float
     damage: list[Damage]
     notes: list[str] = field(default_factory=list)
+    stale: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +163,7 @@ def expected_files(manifest: Manifest) -> Iterator[Expected]:
     """The files with one checksum each: ids, removed rows, query sets."""
     yield Expected(file=IDS, shape=(manifest.rows,), dtype="<i8", xxh3=manifest.photo_ids_xxh3)
     if removed := manifest.removed:
-        yield Expected(file="removed.npy", shape=(removed.count,), dtype="<i8", xxh3=removed.xxh3)
+        yield Expected(file=REMOVED, shape=(removed.count,), dtype="<i8", xxh3=removed.xxh3)
     for layer, known in manifest.query_sets.items():
         shapes = {known.queries: ((known.count, manifest.layers[layer].dim), "<f4")}
         shapes[known.neighbors] = ((known.count, known.k), "<i8")
@@ -189,7 +194,9 @@ def _bad_shape(
     try:
         npy.check_file(file, shape, dtype, header_bytes, growing=growing)
     except StoreError as error:
-        return Damage(file=file.name, reason=str(error).removeprefix(f"{file}: "))
+        # What to do about it depends on all that is damaged, and is said at the end.
+        problem = str(error).removeprefix(f"{file}: ").partition(". ")[0] if os.path.lexists(file) else "is absent"
+        return Damage(file=file.name, reason=problem)
     return None
 
 
@@ -198,8 +205,8 @@ def in_stretches(
 ) -> list[Damage]:
     """Neighbouring blocks of one layer that are damaged in the same way, as one."""
     stretches: list[Damage] = []
-    for block, reason in blocks:
-        file = manifest.layers[block.layer].file
+    for block, found in blocks:
+        file, reason = manifest.layers[block.layer].file, _OF_ROWS.get(found, found)
         rows = (block.start, block.stop)
         last = stretches[-1] if stretches else None
         if last and last.rows and (last.file, last.reason, last.rows[1]) == (file, reason, block.start):
@@ -211,11 +218,8 @@ def in_stretches(
 
 
 def _quarantine(path: Path, manifest: Manifest) -> list[Damage]:
-    try:
-        data = (path / QUARANTINE).read_bytes()
-    except OSError as error:
-        return [Damage(file=QUARANTINE, reason=f"cannot be read ({error.strerror})")]
-    return [] if digest(data) == manifest.quarantine_xxh3 else [Damage(file=QUARANTINE, reason=_NO_CHECKSUM)]
+    reason = publish.quarantine_damage(path, manifest)
+    return [Damage(file=QUARANTINE, reason=reason)] if reason else []
 
 
 def _notes(path: Path) -> list[str]:

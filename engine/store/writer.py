@@ -121,6 +121,7 @@ class StoreWriter:
         if (self.path / "manifest.json").exists():
             if self.append:
                 self.base = read_manifest(self.path)
+                publish.check_quarantine(self.path, self.base)
                 dims = {name: layer.dim for name, layer in self.base.layers.items()}
                 if dims != self.dims:
                     problem = f"holds layers {_named(dims)}, expected {_named(self.dims)}. Name another folder"

@@ -11,6 +11,8 @@ from engine.index.manifest import read_index_manifest, stale
 from engine.index.search import Index
 from engine.index.spec import IndexSpec
 from engine.index.verify import verify_index
+from engine.store.change import remove
+from engine.store.compact import compact_store
 from engine.store.store import Store
 from engine.store.writer import StoreWriter
 from tests.builders import CPU, clustered, make_store
@@ -46,10 +48,36 @@ def test_appended_photos_make_an_index_stale_and_it_says_how_many_there_are(stor
     says = r"built from another state of .*store: it had 300 rows then and has 340 now, 40 more"
     with pytest.raises(IndexUnusableError, match=says):
         Index.open(path, device=CPU)
-    (damage,) = verify_index(path).damage
-    assert "it had 300 rows then and has 340 now, 40 more: build it again" in damage.reason
+    found = verify_index(path)
+    assert found.damage == []
+    assert found.stale == (
+        "Index sift is of an earlier state of the store: it had 300 rows then and has 340 now, 40 more. It cannot be "
+        f"searched until it is built again: mirsearch build {store.path} --layer sift"
+    )
     report = build_index(Store.open(store.path), IndexSpec(layer="sift"), device=CPU)
     assert not report.reused and len(Index.open(path, device=CPU)) == 340
+    assert verify_index(path).stale is None
+
+
+def test_an_index_whose_rows_are_gone_is_no_damage_but_cannot_be_searched(store: Store) -> None:
+    build_index(store, IndexSpec(layer="sift", metric="l2"), device=CPU, name="other")
+    remove(store.path, store.photo_ids[:7])
+    compact_store(store.path)
+    found = verify_index(store.path / "indices" / "other")
+    assert found.damage == []
+    assert "is of another state of the store: it had 300 rows then and has 293 now, 7 fewer." in str(found.stale)
+    assert str(found.stale).endswith(f"mirsearch build {store.path} --layer sift --name other --metric l2")
+
+
+def test_an_index_of_a_damaged_store_is_still_verified(store: Store) -> None:
+    (store.path / "manifest.json").write_bytes(b"{}")
+    path = store.path / "indices" / "sift"
+    assert (verify_index(path).damage, verify_index(path).stale) == ([], None)
+    data = bytearray((path / "index.json").read_bytes())
+    data[9] ^= 1
+    (path / "index.json").write_bytes(data)
+    (damage,) = verify_index(path).damage
+    assert damage.file == "index.json" and str(path) not in damage.reason
 
 
 def test_what_else_may_have_changed(store: Store, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from engine.store.change import remove
 from engine.store.dat import LAYERS
 from engine.store.ingest import ingest
 from engine.store.repair import RepairReport, repair_store
+from engine.store.store import Store
 from engine.store.verify import verify_store
 from engine.store.writer import StoreWriter
 from tests.builders import CPU, files_below, flip_bit, make_store, photo_bytes, write_photo, write_photos
@@ -122,6 +123,9 @@ def test_what_cannot_be_mended_is_named_and_left_as_it_is(store, made, tmp_path)
     assert [(d.file, d.rows, d.photo_ids) for d in report.left] == [
         ("fc7.npy", (0, 300), (100, 698)), ("fc8.npy", (300, 320), (50, 69))
     ]  # fmt: skip
+    assert {damage.reason for damage in report.left} == {"cannot be read again, for no SOURCE was named"}
+    assert without_lock(store) == files
+    report = repaired(store, write_photos(tmp_path / "one", [50]))
     assert report.left[0].reason == "photo 100 (and 299 more) is not in the sources"
     assert without_lock(store) == files
     other = write_photos(tmp_path / "other", [])
@@ -193,7 +197,131 @@ def test_rows_wait_for_the_ids(store, tmp_path):
     spoil(store / "fc7.npy", 4096)
     left = repaired(store, write_photos(tmp_path / "few", [100])).left
     assert [damage.file for damage in left] == ["photo_ids.npy", "fc7.npy"]
+    assert "name all sources of the store" in left[0].reason
     assert "while photo_ids.npy is damaged" in left[1].reason
+
+
+def test_a_header_over_rows_that_are_still_damaged_is_not_called_mended(store, made):
+    (store / "fc7.npy").unlink()
+    report = repaired(store)
+    assert report.repaired == []
+    assert {(damage.file, damage.rows) for damage in report.left} == {("fc7.npy", (0, 320))}
+    report = repaired(store, made / "in")
+    assert ([damage.rows for damage in report.repaired], report.left) == ([(0, 320)], [])
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """A store that set three files aside, and its sources."""
+    write_photos(tmp_path / "in", range(9))
+    for photo in (70, 71, 72):
+        write_photo(tmp_path / "in", photo, b"damaged" * photo)
+    ingest([tmp_path / "in"], tmp_path / "refused", device=CPU)
+    return tmp_path / "refused", tmp_path / "in"
+
+
+LOST = {
+    "absent": None,
+    "torn": lambda lines: b"".join(lines)[:-9],
+    "junk between": lambda lines: lines[0] + b'{"source": 1}\n[1]\n\xff\n' + lines[1] + b"[" * 9000 + b"\n",
+    "a line twice": lambda lines: b"".join([*lines[:2], lines[0]]),
+    "one endless line": lambda lines: b"".join(lines[:2]) + b"x" * (3 << 20),
+}
+
+
+@pytest.mark.parametrize("change", LOST)
+def test_a_list_of_what_was_set_aside_is_begun_anew_with_its_whole_lines(refused, change):
+    store, sources = refused
+    before, file = without_lock(store), store / "quarantine.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    change_to = LOST[change]
+    if change_to:
+        file.write_bytes(change_to(lines))
+    else:
+        file.unlink()
+    damaged = without_lock(store)
+    for replace in (False, True):  # which would give what is left of it a checksum of its own
+        with pytest.raises(StoreError, match=r"quarantine\.jsonl: .*`mirsearch verify .*refused --repair`"):
+            ingest([sources], store, device=CPU, replace=replace)
+    assert without_lock(store) == damaged
+    kept = lines[:2] if change_to else []
+    report = repaired(store)
+    assert (report.repaired, report.left) == ([], [])
+    assert f"begun anew with {len(kept)} lines that could be read; it had 3" in report.lost["quarantine.jsonl"]
+    assert file.read_bytes() == b"".join(kept)
+    assert Store.open(store).manifest.quarantined == len(kept)
+    assert verify_store(store).damage == []
+    assert repaired(store).lost == {}
+    ingest([sources], store, device=CPU)
+    assert sorted(file.read_bytes().splitlines(keepends=True)) == sorted(lines)
+    if kept:
+        assert without_lock(store) == before
+    again = without_lock(store)
+    ingest([sources], store, device=CPU)
+    assert without_lock(store) == again
+
+
+def test_a_flipped_bit_in_that_list_costs_no_line(refused):
+    store, before = refused[0], without_lock(refused[0])
+    spoil(store / "quarantine.jsonl", 40)
+    assert [damage.file for damage in repaired(store).repaired] == ["quarantine.jsonl"]
+    assert without_lock(store) == before
+
+
+@pytest.mark.parametrize("change", ["absent", "torn", "other"])
+def test_lost_marks_of_removed_photos_are_left_unless_they_are_to_be_forgotten(store, made, change):
+    file = store / "removed.npy"
+    data = file.read_bytes()
+    file.unlink()
+    if change != "absent":
+        file.write_bytes(data[:-3] if change == "torn" else data[:4096] + np.array([1, 2, 3], "<i8").tobytes())
+    damaged = without_lock(store)
+    report = repaired(store, made / "in")
+    assert ([damage.file for damage in report.left], report.lost) == (["removed.npy"], {})
+    assert "It marked 3 photos as removed, and nothing else says which" in report.left[0].reason
+    assert "--forget-removed" in report.left[0].reason
+    assert without_lock(store) == damaged
+    report = repair_store(store, [], device=CPU, forget_removed=True)
+    assert (report.repaired, report.left) == ([], [])
+    assert "It had marked 3 photos as removed" in report.lost["removed.npy"]
+    assert (Store.open(store).removed, Store.open(store).photos, file.exists()) == (None, 320, False)
+    assert verify_store(store).damage == []
+
+
+def test_marks_that_are_whole_or_can_be_mended_are_not_forgotten(store):
+    before = without_lock(store)
+    repair_store(store, [], device=CPU, forget_removed=True)
+    assert without_lock(store) == before
+    spoil(store / "removed.npy", 4096 + 9)
+    assert repair_store(store, [], device=CPU, forget_removed=True).lost == {}
+    assert without_lock(store) == before
+
+
+@pytest.mark.parametrize("name", ["removed.npy", "quarantine.jsonl", "fc7.npy"])
+def test_a_folder_that_has_the_name_of_a_file_is_left(store, made, name):
+    (store / name).unlink()
+    (store / name).mkdir()
+    left = repair_store(store, [made / "in"], device=CPU, forget_removed=True).left
+    assert [damage.file for damage in left] == [name]
+    assert "move that away" in left[0].reason
+    assert not (store / "commit.json").exists()
+
+
+def test_killed_at_any_write_what_is_begun_anew_is_the_same(store, tmp_path):
+    (store / "removed.npy").unlink()
+    (store / "quarantine.jsonl").write_bytes(b"torn")
+    work = partial(repair_store, device=CPU, forget_removed=True)
+    work(shutil.copytree(store, tmp_path / "whole"), [])
+    for call in range(1, 100):
+        path = shutil.copytree(store, tmp_path / "work")
+        died = dies_at(call, partial(work, path, []))
+        work(path, [])
+        assert without_lock(path) == without_lock(tmp_path / "whole")
+        assert leftovers(path) == []
+        shutil.rmtree(path)
+        if not died:
+            break
+    assert call > 6
 
 
 def test_a_damaged_manifest_is_beyond_repair(store, made):

@@ -74,7 +74,7 @@ def test_verify_names_the_rows_of_any_flipped_bit(store, layer, dim):
         start, stop = row // BLOCK * BLOCK, min((row // BLOCK + 1) * BLOCK, ROWS)
         assert (damage.file, damage.rows) == (f"{layer}.npy", (start, stop))
         assert damage.photo_ids == (ids[start], ids[stop - 1])
-        assert damage.reason == "does not match its checksum"
+        assert damage.reason == "do not match their checksum"
         flip_bit(file, bit)
     assert verify_store(store).damage == []
 
@@ -133,7 +133,9 @@ def test_any_file_of_another_length_is_found(full, name, change):
         file.mkdir()
     elif change != "absent":
         file.write_bytes({"empty": b"", "short": data[:-1], "long": data + b"\0"}[change])
-    assert {damage.file for damage in verify_store(full).damage} == {name}
+    found = verify_store(full).damage
+    assert {damage.file for damage in found} == {name}
+    assert all(name not in damage.reason and not damage.reason.endswith(".") for damage in found)
 
 
 def test_stretches_of_damage_are_one_line_each(store):
@@ -145,7 +147,7 @@ def test_stretches_of_damage_are_one_line_each(store):
     assert found == [("photo_ids.npy", None, None), ("fc7.npy", (0, 700), None), ("fc8.npy", (256, 512), None)]
     os.truncate(store / "fc7.npy", 4096 + 500 * 24)
     cut = [(damage.rows, damage.reason) for damage in verify_store(store).damage if damage.file == "fc7.npy"]
-    assert cut[1:] == [((0, 256), "does not match its checksum"), ((256, 700), "is cut short")]
+    assert cut[1:] == [((0, 256), "do not match their checksum"), ((256, 700), "are cut short")]
 
 
 @pytest.mark.parametrize("change", ["bit", "cut", "longer", "absent"])
@@ -161,7 +163,8 @@ def test_verify_reads_the_quarantine_too(tmp_path, change):
     else:
         file.write_bytes({"bit": data[:9] + b"?" + data[10:], "cut": data[:-1], "longer": data + b"\n"}[change])
     (damage,) = verify_store(tmp_path / "store").damage
-    assert damage.file == "quarantine.jsonl"
+    reason = "is absent" if change == "absent" else "does not match its checksum"
+    assert (damage.file, damage.reason) == ("quarantine.jsonl", reason)
 
 
 def test_a_store_without_a_manifest_is_none(store, tmp_path):
@@ -195,7 +198,7 @@ def test_check_layer_names_the_first_rows(store):
     check_layer(Store.open(store), "fc7")
     flip_bit(store / "fc7.npy", (4096 + 600 * 24) * 8)
     flip_bit(store / "fc8.npy", 4096 * 8)
-    with pytest.raises(StoreError, match=r"fc7\.npy: rows 512 to 699 \(photos 4584 to 5893\): does not match"):
+    with pytest.raises(StoreError, match=r"fc7\.npy: rows 512 to 699 \(photos 4584 to 5893\): do not match"):
         check_layer(Store.open(store), "fc7")
 
 
