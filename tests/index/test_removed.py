@@ -151,20 +151,26 @@ def test_a_list_that_was_too_short_before_is_no_longer_now(without, one_list):
     assert (found >= 0).sum() == 4
 
 
-def test_where_few_candidates_are_left_more_are_asked_for(without, whole, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch) -> list[int]:
+    """How many candidates the lists are asked for, each time; to compare all rows instead fails."""
+    counts: list[int] = []
+    search = shards_module.candidates
+
+    def spy(shards, queries, count, probes):
+        counts.append(count)
+        return search(shards, queries, count, probes)
+
+    monkeypatch.setattr(shards_module, "candidates", spy)
+    monkeypatch.setattr("engine.index.search.compare", None)
+    return counts
+
+
+def test_where_few_candidates_are_left_more_are_asked_for(without, whole, asked):
     """The nearest 200 rows are gone but for each tenth: enough for an answer, not for a good one."""
     query = np.asarray(whole.fc7[7:8])
     nearest = np.argsort(-oracle_scores(query[0], np.asarray(whole.fc7), "l2"))[:200]
     store = without(np.delete(nearest, np.s_[::10]))
-    asked: list[int] = []
-    search = shards_module.candidates
-
-    def spy(shards, queries, count, probes):
-        asked.append(count)
-        return search(shards, queries, count, probes)
-
-    monkeypatch.setattr(shards_module, "candidates", spy)
-    monkeypatch.setattr("engine.index.search.compare", None)  # would fail
     found = index_of(store, "l2").search(query, SearchSpec(k=10, probes=1 << 20, rerank=100))
     assert asked == [114, 456]
     check_exact(store, query, found, 10, "l2")
@@ -178,18 +184,9 @@ def test_all_rows_means_all_that_are_left(without, whole, monkeypatch):
     check_exact(store, store.fc7[:5], index.search(store.fc7[:5], SearchSpec(k=120)), 120, "cosine")
 
 
-def test_a_search_is_widened_before_all_rows_are_compared(without, whole, monkeypatch):
+def test_a_search_is_widened_before_all_rows_are_compared(without, whole, asked):
     """Half of the rows removed at random: the lists still hold enough, and exact search is not asked."""
     store = without(removed_rows("half", 0))
-    asked: list[int] = []
-    search = shards_module.candidates
-
-    def spy(shards, queries, count, probes):
-        asked.append(count)
-        return search(shards, queries, count, probes)
-
-    monkeypatch.setattr(shards_module, "candidates", spy)
-    monkeypatch.setattr("engine.index.search.compare", None)  # would fail
     index = index_of(store, "cosine")
     queries = np.asarray(store.fc7[:200])
     found = index.search(queries, SearchSpec(k=10, rerank=50))
