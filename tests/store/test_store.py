@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -255,11 +256,11 @@ def test_npy_headers_have_one_length_and_numpy_reads_them(shape, dtype):
     assert np.lib.format.read_array_header_1_0(data) == (tuple(shape), False, np.dtype(dtype))
 
 
-def meanwhile(monkeypatch, change, times=1):
+def meanwhile(monkeypatch: pytest.MonkeyPatch, change: Callable[[], object], times: int = 1) -> None:
     """Let `change` happen after the manifest and the first layer have been read, `times` times."""
     opened, left = npy.open_rows, [times]
 
-    def open_rows(path, *args, **named):
+    def open_rows(path: Path, *args: Any, **named: Any) -> Any:
         found = opened(path, *args, **named)
         if path.name == "fc7.npy" and left[0]:
             left[0] -= 1
