@@ -209,12 +209,15 @@ def _where(path: Path, item: "Damage") -> str:
 def _remedies(store: Path, reports: "list[VerifyReport]", *, repaired: bool) -> list[list[object]]:
     """The commands that help against the damage that was found, as far as there are any."""
     from engine.index.verify import remake
+    from engine.store.dat import LAYERS
+    from engine.store.manifest import read_manifest
 
     commands: list[list[object]] = []
     files = {item.file for item in reports[0].damage}
     if files and not repaired and "manifest.json" not in files:
-        without = all(file in ("removed.npy", "quarantine.jsonl") for file in files)
-        commands.append(["verify", store, *([] if without else ["SOURCE..."]), "--repair"])
+        layers = read_manifest(store).layers
+        from_sources = layers.keys() == LAYERS.keys() and files & {"photo_ids.npy", *(x.file for x in layers.values())}
+        commands.append(["verify", store, *(["SOURCE..."] if from_sources else []), "--repair"])
     if "manifest.json" not in files:
         commands += [[*remake(report.path)] for report in reports[1:] if report.damage]
     return commands

@@ -60,8 +60,8 @@ def repair_store(
     it holds the checksums.
     """
     started = time.perf_counter()
+    commit.settle_store(path)
     try:
-        commit.settle_store(path)
         read_manifest(path)
     except StoreError as error:
         raise StoreError(f"{error} Nothing can be repaired without it." if _is_there(path) else str(error)) from error
@@ -114,7 +114,7 @@ class _Repair:
         bad = self._bad_now(before, reshaped)
         reason = ""
         if not self.from_dat:
-            reason = "its rows did not come from .dat files: import them again"
+            reason = "did not come from .dat files. Restore them from a copy, or import again"
         elif ids is None:
             reason = f"cannot be mended while {IDS} is damaged, which says what photos these are"
         else:

@@ -145,6 +145,7 @@ def _ids(path: Path, data: bytes, manifest: Manifest, known: Ids) -> Iterator[by
     part = part_of(path / IDS)
     if part.exists():  # of an ingest that was interrupted: the old ids, then the new
         yield _array_bytes(part, manifest.rows * 8, manifest)
+    yield np.arange(manifest.rows, dtype="<i8").tobytes()  # as vectors are numbered that are imported
     ids = np.full(manifest.rows, -1, np.int64)
     ids[: len(data) // 8] = np.frombuffer(data[: len(data) // 8 * 8], "<i8")
     known, alone = np.unique(known), list[tuple[Ids, Ids]]()

@@ -344,8 +344,17 @@ def test_layers_that_came_from_elsewhere(tmp_path):
     assert without_lock(path) == before
     spoil(path / "glove.npy", 4096)
     assert [damage.reason for damage in repaired(path).left] == [
-        "its rows did not come from .dat files: import them again"
+        "did not come from .dat files. Restore them from a copy, or import again"
     ]
+
+
+def test_ids_that_count_the_rows_come_back_without_sources(tmp_path):
+    rows = np.random.default_rng(0).random((700, 3), np.float32)
+    path = make_store(tmp_path / "store", {"glove": rows}, np.arange(700)).path
+    before = without_lock(path)
+    (path / "photo_ids.npy").unlink()
+    assert repaired(path).left == []
+    assert without_lock(path) == before
 
 
 def test_query_sets_get_their_headers_back(tmp_path):
