@@ -80,6 +80,9 @@ def ingest(
     numbers, or has no photo id in its name, or repeats an id with other content, is set aside in `quarantine.jsonl`;
     with `strict` it stops the ingest instead, and nothing is written. Interrupted, it continues when it is called
     again, and the store is the same in every byte. EngineError when there is nothing to read or no room.
+
+    replace: rows of photos that the store has with other content are rewritten, right after the new ones are in; all
+    that can be refused is refused before either. A removed photo stays removed, and its row as it is.
     """
     started = time.perf_counter()
     found = find_sources(sources, progress=progress)
@@ -96,11 +99,7 @@ def ingest(
         except DiskFullError as error:
             raise DiskFullError(f"{error} It continues where it was and needs {_needed(job)} more.") from error
         if not writer.rows:
-            if not job.refused:
-                others = counted(job.ignored, "other file")
-                raise InputError(f"{', '.join(map(str, sources))}: holds no .dat file ({others}).")
-            first = job.refused[0]
-            raise InputError(f"{first.source}: {first.reason}. {_none_usable(job)}")
+            raise InputError(_none_usable(job, sources))
         writer.sort()
         for refusal in sorted(job.refused, key=lambda r: (r.photo_id is None, r.photo_id or 0, r.source)):
             writer.quarantine(refusal.line())
@@ -217,8 +216,13 @@ class _Ingest(_Counts):
         return f", {len(self.refused):,} set aside" if self.refused else ""
 
 
-def _none_usable(job: "_Ingest") -> str:
-    return "It is the only file." if len(job.refused) == 1 else f"None of {len(job.refused):,} files is usable."
+def _none_usable(job: "_Ingest", sources: Sequence[Path]) -> str:
+    """Why no row came of it all."""
+    if not job.refused:
+        return f"{', '.join(map(str, sources))}: holds no .dat file ({counted(job.ignored, 'other file')})."
+    count, first = len(job.refused), job.refused[0]
+    none = "It is the only file." if count == 1 else f"None of {count:,} files is usable."
+    return f"{first.source}: {first.reason}. {none}"
 
 
 def _needed(job: "_Ingest") -> str:
