@@ -165,13 +165,14 @@ class Store:
             yield start, data[start : start + rows]
 
 
-def _version(path: Path) -> tuple[int, int] | None:
-    """What tells one state of a store from the next; None while a change is being made."""
+def _version(path: Path) -> tuple[int, int, bool] | None:
+    """What tells one state of a store from the next, growing ones too; None while a change is being made."""
+    growing = (path / JOURNAL).exists()
     try:
         status = (path / "manifest.json").stat()
     except OSError:
-        return (0, 0)
-    return None if (path / COMMIT).exists() else (status.st_ino, status.st_mtime_ns)
+        return (0, 0, growing)
+    return None if (path / COMMIT).exists() else (status.st_ino, status.st_mtime_ns, growing)
 
 
 def removed_rows(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None:

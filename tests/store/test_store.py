@@ -20,6 +20,7 @@ from engine.store.compact import compact_store
 from engine.store.ingest import ingest
 from engine.store.manifest import FORMAT_VERSION, digest, own_digest, read_document, read_manifest, write_document
 from engine.store.store import Store
+from engine.store.writer import StoreWriter
 from tests.builders import CPU, flip_bit, make_store, photo_bytes, photo_layers, write_photo, write_photos
 
 ROWS, BLOCK = 700, 256
@@ -291,6 +292,20 @@ def test_a_store_that_is_compacted_while_it_is_opened(tmp_path, monkeypatch):
     assert len(Store.open(path)) == 3
     assert before.fc7.tolist() == np.eye(4).tolist()  # who had it open keeps what was there
     assert before.removed is not None and before.removed.tolist() == [True, False, False, False]
+
+
+def test_a_store_that_begins_to_grow_while_it_is_opened(tmp_path, monkeypatch):
+    """A file that is longer than it should be is damage, but not when rows are being added at its end."""
+    ones = {"fc7": np.ones((3, 4), np.float32), "fc8": np.ones((3, 4), np.float32)}
+    path = make_store(tmp_path / "store", ones).path
+    writer = StoreWriter(path, {"fc7": 4, "fc8": 4}, append=True)
+
+    def begin():
+        writer.__enter__().write(writer.reserve(3), np.arange(3), ones, key="one")
+
+    meanwhile(monkeypatch, begin)
+    assert len(Store.open(path)) == 3
+    writer.__exit__(None, None, None)
 
 
 def test_a_store_that_never_stands_still_is_an_error(tmp_path, monkeypatch):
