@@ -12,13 +12,15 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from engine.cli.console import err
+from engine.cli.console import Output, OutputError, err
+from engine.cli.options import refuse_empty_words
 from engine.errors import EngineError
 
 # Where each verb's function is, in the order of the help.
@@ -40,6 +42,16 @@ VERBS = {
 }
 
 
+class _Verb(TyperCommand):
+    """A verb that takes no empty words: of a shell variable that is not set, `--store "$STORE"` makes one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What the words mean; InputError where one is empty."""
+        if not ctx.resilient_parsing:  # as the shell's completion does it
+            refuse_empty_words(args, [param.metavar or "" for param in self.params if isinstance(param, TyperArgument)])
+        return super().parse_args(ctx, args)
+
+
 class _Commands(Mapping[str, Any]):
     """The command of each verb, made when it is first asked for."""
 
@@ -50,7 +62,7 @@ class _Commands(Mapping[str, Any]):
         if verb not in self._made:
             module, function = VERBS[verb].split(":")
             alone = typer.Typer(add_completion=False, **_LOOKS)
-            alone.command(verb)(getattr(importlib.import_module(f"engine.cli.{module}"), function))
+            alone.command(verb, cls=_Verb)(getattr(importlib.import_module(f"engine.cli.{module}"), function))
             self._made[verb] = typer.main.get_command(alone)
         return self._made[verb]
 
@@ -76,40 +88,60 @@ class _Verbs(TyperGroup):
         self._json = "--json" in (sys.argv[1:] if words is None else words)
         return super().main(*args, **extra)
 
-    def _fail(self, message: str) -> NoReturn:
-        if self._json:
-            sys.stdout.write(json.dumps({"error": message}) + "\n")
-        err.print(f"mirsearch: {message}", style="red")
-        raise SystemExit(1)
-
     def invoke(self, context: Any) -> Any:
         """Run the verb; EngineError ends with 1, Ctrl-C with 130."""
+        before: Any = sys.stdout
+        output: Any = Output(before)
+        sys.stdout = output
         try:
-            result = super().invoke(context)
-            sys.stdout.flush()
-            return result
+            return self._run(context, output)
+        finally:
+            sys.stdout = before
+
+    def _run(self, context: Any, output: Output) -> Any:
+        try:
+            try:
+                return super().invoke(context)
+            finally:  # of a verb that ends with another exit code too
+                output.flush()
+        except OutputError as error:
+            _forget_output()
+            _end(f"mirsearch: {error}", None)
         except EngineError as error:
-            self._fail(str(error))
+            self._fail(str(error), output)
         except KeyboardInterrupt:
-            if self._json:
-                sys.stdout.write(json.dumps({"error": "interrupted"}) + "\n")
-            err.print("Interrupted. Nothing half-written is in use; run the same command again.")
-            raise SystemExit(130) from None
+            text = "Interrupted. Nothing half-written is in use; run the same command again."
+            _end(text, output if self._json else None, said="interrupted", code=130)
         except BrokenPipeError:
             # Whoever read our output has seen enough, as `head` does.
             _forget_output()
             raise SystemExit(1) from None
         except ModuleNotFoundError as error:
-            self._fail(f"{error.name} is not installed: pip install {_WHEELS.get(error.name or '', error.name)}")
+            wheel = _WHEELS.get(error.name or "", error.name)
+            self._fail(f"{error.name} is not installed: pip install {wheel}", output)
         except MemoryError:
             self._fail(
-                "Out of memory. Use fewer rows per step (--training-rows, --rows-per-shard), or a larger machine."
+                "Out of memory. Use fewer rows per step (--training-rows, --rows-per-shard), or a larger machine.",
+                output,
             )
         except OSError as error:
-            if error.filename is None and error.errno == errno.ENOSPC:  # standard output leads to a full disk
-                _forget_output()
-                self._json = False
-            self._fail(_plain(error))
+            self._fail(_plain(error), output)
+
+    def _fail(self, message: str, output: Output) -> NoReturn:
+        _end(f"mirsearch: {message}", output if self._json else None, said=message)
+
+
+def _end(text: str, output: Output | None, *, said: str = "", code: int = 1) -> NoReturn:
+    """Leave with a line on standard error; output: where `said` is the one JSON document, if none is there yet."""
+    if output and not output.written:
+        try:
+            output.write(json.dumps({"error": said}) + "\n")
+            output.flush()
+        except (OutputError, BrokenPipeError):
+            _forget_output()
+    with suppress(OSError):  # standard error may lead to the same full disk
+        err.print(text, style="red" if code == 1 else "")
+    raise SystemExit(code) from None
 
 
 # Import names whose package is called otherwise.
@@ -125,13 +157,18 @@ def _plain(error: OSError) -> str:
     """An error of the operating system that no file's reader or writer has put in words."""
     from engine.store.durable import disk_errors
 
+    if error.filename is None:  # nobody can say which of the disks that were written to it was
+        return f"{error.strerror or error}." + " Make room and run the same command again." * (error.errno in _FULL)
     try:
-        with disk_errors(Path(str(error.filename or "disk"))):
+        with disk_errors(Path(str(error.filename))):
             raise error
     except EngineError as known:
         return str(known)
     except OSError:
-        return f"{error.filename or 'system'}: {error.strerror or error}"
+        return f"{error.filename}: {error.strerror or error}"
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 _LOOKS: Any = {"pretty_exceptions_enable": False, "rich_markup_mode": "markdown"}

@@ -1,17 +1,69 @@
 """What the user sees: progress on standard error, the summary or one JSON document on standard output."""
 
+import errno
 import json
 import os
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
+from engine.errors import EngineError
+from engine.words import sized
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+
+class OutputError(EngineError):
+    """Standard output does not take what is written to it: it leads to a full disk, say."""
+
+
+class Output:
+    """Standard output as `sys.stdout` while a verb runs: whoever writes to it, what fails is an OutputError.
+
+    So it is never taken for an error of the verb's own files. written: whether anything was. A reader that is gone
+    stays a BrokenPipeError.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.written = False
+
+    def write(self, text: str) -> int:
+        """Write a piece of text."""
+        self.written = self.written or bool(text)
+        with _output_errors():
+            return self._file.write(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several pieces."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Pass on what was written."""
+        with _output_errors():
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+@contextmanager
+def _output_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = f"{'the disk is full' if full else 'cannot be written'} ({error.strerror})"
+        raise OutputError(f"standard output: {what}. Lead it elsewhere, or make room.") from error
 
 
 class Stream:
@@ -163,8 +215,4 @@ def warn(text: str) -> None:
 
 def size(count: float) -> str:
     """A number of bytes for people: 1.2 GB."""
-    for unit in ("bytes", "KB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:,.0f} {unit}" if unit == "bytes" else f"{count:,.1f} {unit}"
-        count /= 1000
-    return ""
+    return sized(count)

@@ -3,7 +3,7 @@
 What it takes to run a verb is imported by the functions that need it: the help of all verbs imports this module.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -42,6 +42,23 @@ def make_spec(kind: Callable[..., _Spec], **values: object) -> _Spec:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
         raise InputError(f"{option}{first['msg'].removeprefix('Value error, ')}") from None
+
+
+def refuse_empty_words(words: Sequence[str], arguments: Sequence[str]) -> None:
+    """InputError where a word of the command line is empty: as a path it would mean the current folder.
+
+    arguments: what the verb calls those of its words that belong to no option.
+    """
+    for number, word in enumerate(words):
+        option, sign, value = word.partition("=")
+        if not word:
+            before = words[number - 1] if number else ""
+            where = before if before.startswith("-") else " or ".join(arguments) or "argument"
+        elif option.startswith("--") and sign and not value:
+            where = option
+        else:
+            continue
+        raise InputError(f"{where} '': an empty word, expected a name or value. The current folder is called `.`")
 
 
 def settle(device: str, *, needs_faiss: bool = True) -> "Device":

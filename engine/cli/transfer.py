@@ -9,6 +9,7 @@ import typer
 from engine.cli.console import Reporter, say_facts, say_json, say_next, size, warn
 from engine.cli.options import DeviceOption, JsonOption, StoreArgument, device_facts, known_layer, settle
 from engine.errors import InputError
+from engine.words import counted
 
 
 def import_(
@@ -59,14 +60,16 @@ def import_(
         return
     taken = size(report.rows * report.dim * 4)
     say_facts(
-        f"{report.photos:,} photos in {store}",
+        f"{counted(report.photos, 'photo')} in {store}",
         [
             ("read", f"{report.rows:,} × {report.dim:,} × {report.dtype} in {report.seconds:.1f} s"),
             ("layer", f"{report.layer}, {taken} of float32"),
             *([("queries", f"{report.queries:,} with their ground truth ({report.truth})")] * bool(report.queries)),
         ],
     )
-    say_next(["build", store, "--layer", layer], ["info", store])
+    metric = ["--metric", report.truth] if report.truth not in ("", "cosine") else []
+    asked = [["bench", store, "--layer", layer]] if report.queries else []
+    say_next(["build", store, "--layer", layer, *metric], *asked, ["info", store])
 
 
 def export(
@@ -160,7 +163,7 @@ def _export_dat(store: Path, out: Path, json_: bool) -> None:
         return
     rate = f"{report.files / max(report.seconds, 1e-9):,.0f} files/s"
     say_facts(
-        f"{report.files:,} photos in {out}",
+        f"{counted(report.files, 'photo')} in {out}",
         [("written", f"{size(report.bytes)} in {report.seconds:.1f} s ({rate})")],
     )
     say_next(["ingest", out, "--store", "store"])

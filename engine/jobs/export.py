@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
-from engine.jobs.export_truth import Questions, TruthWish, choose_questions
+from engine.jobs.export_truth import Questions, TruthWish, choose_questions, held_out
 from engine.progress import Progress, silent
 from engine.store.formats import texmex
-from engine.store.formats.by_suffix import HDF5, aside, known, write_vectors
+from engine.store.formats.by_suffix import HDF5, aside, known, size_of, write_vectors
 from engine.store.formats.from_store import stored_vectors
 from engine.store.formats.ids import SUFFIXES as ID_SUFFIXES
 from engine.store.formats.ids import write_ids
+from engine.store.formats.room import check_room
 from engine.store.store import Store
 from kernels import Device, Metric
 
@@ -66,16 +67,19 @@ class ExportReport:
 def export(store: Store, spec: ExportSpec, *, device: Device | None, progress: Progress = silent) -> ExportReport:
     """Write a layer, its rows read against their checksums; each file is whole or not there at all.
 
-    device: where the truth is computed; None where none is asked for.
+    A file that is there is replaced when the new one is whole. device: where the truth is computed; None where none
+    is asked for.
 
     InputError for a format that is not known or cannot hold the numbers, for no photos, and for queries that nothing
     would keep.
     """
     begun = time.perf_counter()
     data = store.layer(spec.layer)
-    _check_files(spec)
+    _check_files(spec, store)
     if not store.photos:
         raise InputError(f"{store.path}: holds no photos, there is nothing to export")
+    least = store.photos - (held_out(spec.queries, store.photos) if spec.wants_questions else 0)
+    check_room(spec.out, size_of(spec.out, (max(least, 0), data.shape[1])))
     rows, asked = store.present_rows, None
     if spec.wants_questions:
         if device is None:
@@ -103,7 +107,7 @@ def export(store: Store, spec: ExportSpec, *, device: Device | None, progress: P
     )  # fmt: skip
 
 
-def _check_files(spec: ExportSpec) -> None:
+def _check_files(spec: ExportSpec, store: Store) -> None:
     """InputError for names that cannot be written to, before anything is computed."""
     known(spec.out)
     expected: list[tuple[str, Path | None, Sequence[str]]] = [
@@ -114,10 +118,12 @@ def _check_files(spec: ExportSpec) -> None:
             raise InputError(f"{option} {file}: expected a file that ends in {' or '.join(suffixes)}")
     if spec.query_file is not None and known(spec.query_file) in HDF5:
         raise InputError(f"--query-file {spec.query_file}: expected a format of vectors alone, such as .fvecs")
-    files = [file.absolute() for file in (spec.out, spec.ids, spec.truth, spec.query_file) if file is not None]
+    files = [file for file in (spec.out, spec.ids, spec.truth, spec.query_file) if file is not None]
     for number, file in enumerate(files):
-        if file in files[:number]:
+        if file.absolute() in [other.absolute() for other in files[:number]]:
             raise InputError(f"{file}: is named for two things. Choose another file for one of them.")
+        if file.resolve().is_relative_to(store.path.resolve()):
+            raise InputError(f"{file}: lies in the folder of the store itself. Choose another one.")
         if file.is_dir():
             raise InputError(f"{file}: is a folder, expected a file")
     if not spec.wants_questions and (spec.queries or spec.k or spec.metric):

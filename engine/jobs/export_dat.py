@@ -13,9 +13,11 @@ from engine.progress import Progress, silent
 from engine.store.dat import LAYERS, RECORD_BYTES, records, relative_path
 from engine.store.durable import disk_errors, flush_folder, part_of
 from engine.store.formats.from_store import checked_rows
+from engine.store.formats.room import check_room, full_disk
 from engine.store.store import Store
 
 _BLOCK = 256
+_DISK_BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,10 @@ def export_dat(store: Store, out: Path, *, progress: Progress = silent) -> DatRe
         raise InputError(f"{store.path}: holds no photos, there is nothing to export")
     if os.path.lexists(out):
         raise InputError(f"--out {out}: is there already. Give the name of a new folder.")
-    with _new_folder(out) as folder:
+    # A file takes whole blocks of 4 KiB on most disks.
+    needed = store.photos * -(-RECORD_BYTES // _DISK_BLOCK) * _DISK_BLOCK
+    check_room(out, needed)
+    with _new_folder(out, needed) as folder:
         files = _write(store, folder, progress)
     return DatReport(path=out, files=files, bytes=files * RECORD_BYTES, seconds=time.perf_counter() - begun)
 
@@ -71,13 +76,16 @@ def _write(store: Store, folder: Path, progress: Progress) -> int:
 
 
 @contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
+def _new_folder(out: Path, needed: int) -> Iterator[Path]:
     """Where to write a folder: flushed and renamed to `out` at the end, removed if that is not reached."""
     part = part_of(out)
-    with disk_errors(out.parent):
+    with disk_errors(out.parent), full_disk(out, needed):
         out.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(part):  # not removed unasked: it may be somebody's
-            raise InputError(f"{part}: an export was interrupted here. Remove it, and run the same command again.")
+            raise InputError(
+                f"{part}: is there: an export is under way, or was interrupted here. If it was, remove this folder and "
+                "run the same command again."
+            )
         part.mkdir()
         try:
             yield part

@@ -14,6 +14,7 @@ from engine.store import npy
 from engine.store.formats.hdf5 import Queries, distances_of
 from engine.store.manifest import digest
 from engine.store.store import Store
+from engine.words import counted
 from kernels import Device, Metric, load
 
 _QUERIES, _NEIGHBOURS = 1000, 100
@@ -68,11 +69,20 @@ def choose_questions(
     return Questions(rows=rows, found=found, photo_ids=None, source="imported, their truth computed anew")
 
 
+def held_out(queries: int | None, photos: int) -> int:
+    """How many of the photos become queries where none were imported: as many as asked for, else a tenth or 1,000."""
+    return queries or min(_QUERIES, max(photos // 10, 1))
+
+
 def _held_out(store: Store, layer: str, wish: TruthWish, device: Device, progress: Progress) -> Questions:
     present = store.present_rows
-    count = wish.queries or min(_QUERIES, max(len(present) // 10, 1))
+    count = held_out(wish.queries, len(present))
     if count >= len(present):
-        raise InputError(f"--queries {count:,}: the store has {len(present):,} photos, and some must be left to export")
+        there = counted(len(present), "photo")
+        raise InputError(
+            f"--queries {count:,}: the store has {there}, and some must be left to export. Hold out fewer, or export "
+            "vectors alone, to .npy say."
+        )
     chosen = present[choose_rows(len(present), count, wish.seed)]
     gone = np.zeros(len(store), np.bool_) if store.removed is None else store.removed.copy()
     gone[chosen] = True

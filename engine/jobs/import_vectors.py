@@ -1,5 +1,7 @@
 """Making a store from a file of vectors, or adding such a file to one; queries and their truth come along."""
 
+import re
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
+from engine.errors import DiskFullError, InputError
 from engine.progress import Progress, silent
+from engine.store.durable import disk_errors
 from engine.store.formats.by_suffix import HDF5, open_vectors
 from engine.store.formats.hdf5 import read_queries
 from engine.store.formats.ids import check_ids, read_ids
@@ -16,6 +19,7 @@ from engine.store.formats.parquet import read_parquet_ids
 from engine.store.formats.vectors import STORE_BLOCK_ROWS, Vectors
 from engine.store.store import Store
 from engine.store.writer import StoreWriter
+from engine.words import counted, sized
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,23 +61,34 @@ class ImportReport:
 def import_vectors(spec: ImportSpec, store: Path, *, progress: Progress = silent) -> ImportReport:
     """Read all vectors of a file into a new store, or append them, in the order of the file.
 
-    Nothing is left behind unless all went well. InputError for a file that is not what its suffix says, for NaN,
-    infinity and numbers that float32 cannot hold (the first row is named), and for ids that are not unique.
+    Nothing is left behind unless all went well: a file of vectors is read in one go, and again from its beginning.
+    DiskFullError says before the work, where it can be known, how much room is missing. InputError for a file that is
+    not what its suffix says, for NaN, infinity and numbers that float32 cannot hold (the first row is named), and for
+    ids that are not unique.
     """
     begun = time.perf_counter()
-    check_layer_name(spec.layer)
+    if not spec.append:
+        check_layer_name(spec.layer)
     vectors = open_vectors(spec.file, key=spec.key, column=spec.column)
     known = _known_ids(spec, store) if spec.append else np.empty(0, np.int64)
     ids = _photo_ids(spec, vectors, known)
     if spec.append:
         _check_new(ids, known, spec)
+    needed = vectors.rows * vectors.dim * 4 + (len(known) + vectors.rows) * known.itemsize
+    _check_room(store, vectors, needed)
     with StoreWriter(store, {spec.layer: vectors.dim}, append=spec.append, progress=progress) as writer:
         try:
             if spec.append and writer.rows != len(known):
                 raise InputError(f"{store}: grew while {spec.file} was looked at. Run the same command again.")
-            _copy(writer, vectors, ids, spec, progress)
+            with disk_errors(store):
+                _copy(writer, vectors, ids, spec, progress)
             warnings, queries, truth = _query_set(writer, vectors, ids, spec)
             manifest = writer.finish([str(spec.file)])
+        except DiskFullError as error:
+            writer.discard()
+            raise DiskFullError(
+                f"{error} It needs at least {sized(needed)}; what was begun was taken away again."
+            ) from error
         except BaseException:
             writer.discard()
             raise
@@ -84,12 +99,35 @@ def import_vectors(spec: ImportSpec, store: Path, *, progress: Progress = silent
 
 
 def check_layer_name(name: str) -> None:
-    """InputError unless a name can be that of a layer, and so of its file."""
-    if not name or not name.isascii() or not name.replace("-", "").replace("_", "").isalnum() or name in _TAKEN:
-        raise InputError(f"--layer {name!r}: expected letters, digits, - and _, and not one of {', '.join(_TAKEN)}")
+    """InputError unless a name can be that of a layer, and so of its file, beside the other files of a store."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        shown = name if len(name) <= 64 else f"{name[:61]}..."
+        raise InputError(f"--layer {shown!r}: expected 1 to 64 letters (a to z), digits, - and _, no - or _ in front")
+    # Some file systems do not tell capitals from small letters.
+    if name.lower() in _TAKEN or name.lower().startswith(_TAKEN_PREFIXES):
+        raise InputError(f"--layer {name}: a store has a file or word of this name. Choose another, such as my-{name}.")
 
 
-_TAKEN = ("photo_ids", "removed")
+# Files of a store, or of a change of it, without their suffix; `build --layer all` means every layer; and device names
+# that are no files on Windows.
+_TAKEN = (
+    *("photo_ids", "removed", "manifest", "quarantine", "annotations", "commit", "ingest", "indices", "bench", "all"),
+    *("con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in range(10))),
+)
+_TAKEN_PREFIXES = ("queries-", "neighbors-", "distances-")
+
+
+def _check_room(store: Path, vectors: Vectors, needed: int) -> None:
+    """DiskFullError where the disk that the store is on, or will be, has too little room for its rows and ids."""
+    folder = next(place for place in (store.absolute(), *store.absolute().parents) if place.is_dir())
+    with disk_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"{counted(vectors.rows, 'vector')} of {counted(vectors.dim, 'dimension')}"
+        raise DiskFullError(
+            f"{store}: {what} need {sized(needed)}, {sized(free)} are free. Make room and run it again, or name a "
+            "folder on another disk with --store."
+        )
 
 
 def _known_ids(spec: ImportSpec, path: Path) -> npt.NDArray[np.int64]:

@@ -1,5 +1,8 @@
 """Where answers and progress go when a terminal is on one side of a process and a file on the other."""
 
+import errno
+import io
+import json
 import os
 import pty
 import subprocess
@@ -10,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.cli import console
+from engine.errors import EngineError
 from tests.builders import write_photo
 from tests.cli.conftest import Run
 
@@ -87,3 +91,40 @@ def test_styles_are_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert shown("red") == "text\n" and shown("bold") == "\x1b[1mtext\x1b[0m\n"
     monkeypatch.setenv("TERM", "dumb")
     assert shown("bold") == "text\n"
+
+
+class Full(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_fails_at_standard_output_is_marked() -> None:
+    output = console.Output(Full())
+    assert not output.written
+    output.writelines(["a", "b"])
+    with pytest.raises(console.OutputError, match=r"^standard output: the disk is full \(No space left on device\)"):
+        output.flush()
+    assert output.written and output.getvalue() == "ab"
+
+
+def test_a_full_disk_of_the_verbs_own_is_no_full_standard_output(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("engine.jobs.import_vectors.import_vectors", full)
+    result = run("import", tmp_path / "v.npy", "--store", tmp_path / "s", "--layer", "v", "--json")
+    error = "No space left on device. Make room and run the same command again."
+    assert result.exit_code == 1 and json.loads(result.stdout) == {"error": error}
+
+
+def test_after_a_document_no_other_comes(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(*_: object, **__: object) -> None:
+        console.say_json({"done": 1})
+        raise EngineError("afterwards")
+
+    monkeypatch.setattr("engine.jobs.import_vectors.import_vectors", both)
+    result = run("import", tmp_path / "v.npy", "--store", tmp_path / "s", "--layer", "v", "--json")
+    assert result.exit_code == 1 and json.loads(result.stdout) == {"done": 1}
+    assert "afterwards" in result.stderr

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engine.cli.options import index_folder, known_layer
+from engine.cli.app import VERBS
+from engine.cli.options import index_folder, known_layer, refuse_empty_words
 from engine.errors import EngineError, InputError
 from engine.index.build import build_index
 from engine.index.spec import IndexSpec
 from tests.builders import CPU, make_store
+from tests.cli.conftest import Run
 
 
 @pytest.mark.parametrize(
@@ -42,3 +44,36 @@ def test_a_name_brings_its_layer(tmp_path: Path) -> None:
 def test_where_there_is_no_store_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"manifest\.json: absent"):
         index_folder(tmp_path / "none", None, None)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("info", ""), "STORE '': an empty word"),
+        (("build", "--layer", "v", ""), "STORE"),
+        (("verify", "", "x"), "STORE or [SOURCE]... '': an empty word"),
+        (("ingest", "x", "--store", ""), "--store '': an empty word"),
+        (("import", "x.npy", "--store=", "--layer", "v"), "--store '': an empty word"),
+        (("export", "x", "--out", ""), "--out '': an empty word"),
+        (("demo", ""), "DIR '': an empty word"),
+    ],
+)
+def test_an_empty_word_is_not_the_current_folder(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], says: str
+) -> None:
+    make_store(tmp_path, {"v": np.ones((3, 2), np.float32)})
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.exit_code == 1 and result.stdout == ""
+    assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
+
+
+def test_every_verb_refuses_empty_words(run: Run) -> None:
+    for verb in VERBS:
+        result = run(verb, "")
+        assert result.exit_code == 1 and "'': an empty word, expected a name or value" in result.stderr
+    assert run("info", "--help").exit_code == 0
+
+
+def test_a_sign_of_equality_belongs_to_its_value() -> None:
+    refuse_empty_words(["x=", "--out", "=", "--a=b=", "-k", "3"], ["STORE"])

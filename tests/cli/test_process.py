@@ -1,13 +1,18 @@
 """What only a real process shows: exit codes, signals, pipes, the installed command."""
 
+import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tests.builders import files_below, flip_bit
 
 MIRSEARCH = [sys.executable, "-c", "from engine.cli.main import main; main()"]
 
@@ -73,7 +78,8 @@ def test_a_full_disk_behind_standard_output_is_one_line(collection: Path) -> Non
     words = ["info", str(collection / "store"), "--json"]
     with Path("/dev/full").open("w") as full:
         result = subprocess.run([*MIRSEARCH, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert result.returncode == 1 and "disk is full" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("mirsearch: standard output: the disk is full (No space left on device)")
 
 
 def test_a_closed_pipe_is_no_traceback(collection: Path) -> None:
@@ -99,3 +105,65 @@ def test_completion_offers_the_verbs(shell: str) -> None:
     command = Path(sys.executable).with_name("mirsearch")
     result = subprocess.run([command], env=environment, capture_output=True, text=True, check=False)
     assert "ingest" in result.stdout and "info" in result.stdout
+
+
+def small_files(size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["import", "v.npy", "--store", "s", "--layer", "v"], "s: the disk is full"),
+        (["import", "v.npy", "--store", "there", "--layer", "v", "--append"], "there: the disk is full"),
+        (["export", "there", "--out", "v.hdf5", "--queries", "5"], "v.hdf5: the disk is full"),
+        (["export", "there", "--out", "v.parquet"], "v.parquet: the disk is full"),
+        (["export", "there", "--out", "v.fvecs"], "v.fvecs: the disk is full"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_one_document(tmp_path: Path, words: list[str], says: str) -> None:
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).random((4000, 64), "f4"))
+    there = [*MIRSEARCH, "import", "v.npy", "--store", "there", "--layer", "v"]
+    subprocess.run(there, cwd=tmp_path, capture_output=True, check=True)
+    before = files_below(tmp_path)
+    result = subprocess.run(
+        [*MIRSEARCH, *words, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: small_files(300_000),
+    )  # fmt: skip
+    assert result.returncode == 1
+    error = json.loads(result.stdout)["error"]
+    assert error.startswith(says) and result.stderr == f"mirsearch: {error}\n"
+    assert files_below(tmp_path) == before
+
+
+def test_an_interrupted_import_leaves_nothing(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.zeros((3_000, 16), np.uint8))
+    program = (
+        "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from engine.store.writer import StoreWriter\n"
+        "write = StoreWriter.write\n"
+        "def stop(self, *rest, **more):\n    write(self, *rest, **more); os.kill(os.getpid(), signal.SIGINT)\n"
+        "StoreWriter.write = stop\n" + MIRSEARCH[-1]
+    )
+    words = ["import", "v.npy", "--store", "s", "--layer", "v", "--json"]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 130 and json.loads(result.stdout) == {"error": "interrupted"}
+    assert result.stderr.startswith("Interrupted.") and not (tmp_path / "s").exists()
+
+
+def test_a_full_standard_output_is_one_line_after_a_failed_check_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "v.npy", np.ones((3, 2), "f4"))
+    words = ["import", "v.npy", "--store", "s", "--layer", "v"]
+    subprocess.run([*MIRSEARCH, *words], cwd=tmp_path, capture_output=True, check=True)
+    flip_bit(tmp_path / "s" / "v.npy", 4096 * 8)
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*MIRSEARCH, "verify", "s", "--json"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [
+        "mirsearch: standard output: the disk is full (No space left on device). Lead it elsewhere, or make room."
+    ]

@@ -65,7 +65,11 @@ def test_the_summary_says_what_was_done(run: Run, tmp_path: Path, bench_file: Pa
     result = run("import", bench_file, "--store", tmp_path / "s", "--layer", "set")
     assert result.exit_code == 0
     assert "2,000 photos" in result.stdout and "20 with their ground truth (l2)" in result.stdout
-    assert "build" in result.stdout and "--layer set" in result.stdout
+    assert f"build {tmp_path / 's'} --layer set --metric l2\n" in result.stdout
+    assert f"bench {tmp_path / 's'} --layer set\n" in result.stdout
+    np.save(tmp_path / "alone.npy", ROWS)
+    result = run("import", tmp_path / "alone.npy", "--store", tmp_path / "alone", "--layer", "set")
+    assert "--metric" not in result.stdout and "bench" not in result.stdout
     result = run("export", tmp_path / "s", "--out", tmp_path / "v.fvecs", "--query-file", tmp_path / "q.fvecs",
                  "--truth", tmp_path / "t.ivecs", "--queries", 10, "-k", 7, "--metric", "ip", "--seed", 3,
                  "--ids", tmp_path / "i.npy", "--device", "cpu")  # fmt: skip
@@ -99,6 +103,7 @@ def test_what_was_left_out_is_said_on_standard_error(run: Run, tmp_path: Path, b
         (("export", "STORE", "--out", "x", "--format", "dat", "-k", 3), "-k beside --format dat"),
         (("export", "STORE", "--out", "x.hdf5", "--metric", "hamming"), "--metric hamming: expected cosine, ip or l2"),
         (("export", "STORE", "--out", "x.u8bin", "--layer", "fc8"), "uint8 cannot hold it exactly"),
+        (("export", "STORE", "--out", "STORE/fc8.npy", "--layer", "fc8"), "lies in the folder of the store itself"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_1(
@@ -107,7 +112,8 @@ def test_what_is_wrong_is_one_line_and_exit_1(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     named = {"SET": bench_file, "STORE": collection / "store"}
-    result = run(*(named.get(str(word), word) for word in words))
+    inside = str(collection / "store") + "/"
+    result = run(*(named.get(str(word), str(word).replace("STORE/", inside)) for word in words))
     assert result.exit_code == 1
     assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,19 +1,21 @@
 """What is written for others: rows, ids, queries and truth, checked with their own libraries and by brute force."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
-from engine.errors import EngineError, InputError
+from engine.errors import DiskFullError, EngineError, InputError
 from engine.jobs.export import ExportSpec, export
 from engine.jobs.import_vectors import ImportSpec, import_vectors
 from engine.store.manifest import Removed
 from engine.store.store import Store
-from tests.builders import CPU, clustered, flip_bit, make_store
+from tests.builders import CPU, clustered, files_below, flip_bit, make_store
 from tests.store.formats.samples import WHOLE, decoded
 
 ROWS = clustered(400, 16)
@@ -183,7 +185,11 @@ def test_an_imported_truth_that_no_longer_holds_is_computed_anew(tmp_path, chang
         ("v.npy", {"queries": 5}, "--queries: "),
         ("v.npy", {"k": 5}, "-k: "),
         ("v.npy", {"metric": "l2"}, "--metric: "),
-        ("v.hdf5", {"queries": 400}, "--queries 400: the store has 400 photos"),
+        (
+            "v.hdf5",
+            {"queries": 400},
+            "--queries 400: the store has 400 photos, .* Hold out fewer",
+        ),
         ("v.u8bin", {}, "row 0, value 0 is .* uint8 cannot hold it"),
     ],
 )
@@ -212,3 +218,35 @@ def test_damaged_rows_are_not_exported(tmp_path, store):
     with pytest.raises(EngineError, match=r"layer\.npy"):
         write(store, tmp_path / "v.npy")
     assert not (tmp_path / "v.npy").exists()
+
+
+def test_too_little_room_is_said_before_the_truth_is_computed(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    monkeypatch.setattr("engine.jobs.export.choose_questions", None)
+    with pytest.raises(DiskFullError, match=r"v\.hdf5: takes at least 23\.0 KB, 10\.0 KB are free"):
+        write(store, tmp_path / "v.hdf5")
+    with pytest.raises(DiskFullError, match=r"v\.bvecs: takes at least"):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=7_979))
+        write(store, tmp_path / "v.bvecs", queries=1, truth=tmp_path / "t.ivecs")  # 399 rows of 20 bytes
+
+
+def test_a_file_that_is_there_is_replaced_by_a_whole_one_or_not_at_all(tmp_path, store):
+    (tmp_path / "v.npy").write_bytes(b"before")
+    flip_bit(store.path / "layer.npy", (4096 + 300 * 64) * 8)
+    with pytest.raises(EngineError, match=r"layer\.npy"):
+        write(store, tmp_path / "v.npy")
+    assert (tmp_path / "v.npy").read_bytes() == b"before"
+    flip_bit(store.path / "layer.npy", (4096 + 300 * 64) * 8)
+    write(store, tmp_path / "v.npy")
+    assert np.load(tmp_path / "v.npy").tobytes() == ROWS.tobytes()
+
+
+def test_the_files_of_the_store_itself_are_never_written_over(tmp_path, store):
+    before = files_below(store.path)
+    for name in ("layer.npy", "new.npy", "../store/indices/x.npy"):
+        with pytest.raises(InputError, match="lies in the folder of the store itself"):
+            write(store, store.path / name)
+    (tmp_path / "link").symlink_to(store.path)
+    with pytest.raises(InputError, match="lies in the folder of the store itself"):
+        write(store, tmp_path / "v.npy", ids=tmp_path / "link" / "photo_ids.npy")
+    assert files_below(store.path) == before

@@ -1,11 +1,13 @@
 """`.dat` files again: the very bytes that the store was made from."""
 
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from engine.errors import InputError
+from engine.errors import DiskFullError, InputError
 from engine.jobs.export_dat import export_dat
 from engine.store.store import Store
 from tests.builders import CPU, files_below, make_store, photo_layers, write_photos
@@ -74,3 +76,10 @@ def test_an_interrupt_leaves_nothing(tmp_path, store):
     with pytest.raises(KeyboardInterrupt):
         export_dat(store, tmp_path / "dat", progress=stop)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
+
+
+def test_too_little_room_is_said_before_the_work(tmp_path, store, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=143_359))  # 7 files of 20,480 bytes less 1
+    with pytest.raises(DiskFullError, match=r"dat: takes at least 143\.4 KB, 143\.4 KB are free"):
+        export_dat(store, tmp_path / "dat")
+    assert not (tmp_path / "dat").exists() and not (tmp_path / "dat.part").exists()

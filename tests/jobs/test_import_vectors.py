@@ -1,6 +1,9 @@
 """A store from a file of vectors: its rows, ids, order, queries; and nothing at all when anything is wrong."""
 
+import errno
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py  # type: ignore[import-untyped]
@@ -9,11 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import EngineError, InputError, StoreError
+from engine.errors import DiskFullError, EngineError, InputError, StoreError
 from engine.jobs.import_vectors import ImportSpec, import_vectors
 from engine.store.store import Store
 from engine.store.verify import verify_store
-from tests.builders import clustered, files_below
+from engine.store.writer import StoreWriter
+from tests.builders import clustered, files_below, make_store
 
 ROWS = clustered(700, 24)
 TEST = clustered(9, 24, seed=1)
@@ -115,9 +119,17 @@ def test_an_appended_truth_is_left_out_and_the_old_one_is_no_longer_current(tmp_
         ({"ids": "short.npy"}, "holds 3 photo ids for 700 vectors"),
         ({"ids": "short.npy", "id_column": "x"}, "choose one"),
         ({"id_column": "x"}, "is no Parquet file"),
-        ({"layer": "a/b"}, "--layer 'a/b': expected letters"),
-        ({"layer": ""}, "--layer '': expected letters"),
-        ({"layer": "photo_ids"}, "not one of photo_ids"),
+        ({"layer": "a/b"}, "--layer 'a/b': expected 1 to 64 letters"),
+        ({"layer": "../x"}, "--layer '../x': expected 1 to 64 letters"),
+        ({"layer": ""}, "--layer '': expected 1 to 64 letters"),
+        ({"layer": "v\n"}, r"--layer 'v\n': expected 1 to 64 letters"),
+        ({"layer": "é"}, "--layer 'é': expected 1 to 64 letters"),
+        ({"layer": "-v"}, "--layer '-v': expected 1 to 64 letters"),
+        ({"layer": "v" * 65}, "vvv...': expected 1 to 64 letters"),
+        *(
+            ({"layer": name}, f"--layer {name}: a store has a file or word of this name. Choose another, such as my-")
+            for name in ("photo_ids", "removed", "manifest", "quarantine", "queries-fc7", "Photo_IDs", "all", "CON")
+        ),
         ({"key": "x"}, "--key x"),
         ({"column": "x"}, "--column x"),
         ({"append": True}, "manifest.json: absent"),
@@ -177,3 +189,38 @@ def test_float64_is_rounded_only_when_asked(tmp_path):
     report = taken(tmp_path / "v.npy", tmp_path / "s", lossy=True)
     assert report.dtype == "float64"
     assert Store.open(tmp_path / "s").layer("v").tobytes() == rows.astype(np.float32).tobytes()
+
+
+def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    saved(tmp_path / "v.npy")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=70_000))
+    says = r"s: 700 vectors of 24 dimensions need 72\.8 KB, 70\.0 KB are free\. Make room .* --store"
+    with pytest.raises(DiskFullError, match=says):
+        taken(tmp_path / "v.npy", tmp_path / "new" / "s")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_disk_that_fills_leaves_things_as_they_were(tmp_path, monkeypatch, append):
+    saved(tmp_path / "v.npy")
+    if append:
+        taken(tmp_path / "v.npy", tmp_path / "s")
+    before = files_below(tmp_path)
+    write, seen = StoreWriter.write, []
+
+    def full(self, place, *rest, **more):
+        seen.append(place)
+        if len(seen) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, place, *rest, **more)
+
+    monkeypatch.setattr(StoreWriter, "write", full)
+    says = r"s: the disk is full \(No space left on device\)\. Make room .* It needs at least .* KB; what was begun"
+    with pytest.raises(DiskFullError, match=says):
+        taken(tmp_path / "v.npy", tmp_path / "s", append=append)
+    assert len(seen) == 3 and files_below(tmp_path) == before
+
+
+def test_a_layer_that_is_there_may_have_any_name(tmp_path):
+    make_store(tmp_path / "s", {"all": ROWS})
+    assert taken(saved(tmp_path / "v.npy"), tmp_path / "s", layer="all", append=True).photos == 1400

@@ -15,6 +15,7 @@ from engine.store.formats.bins import open_bin, write_bin
 from engine.store.formats.hdf5 import Queries, open_hdf5, write_hdf5
 from engine.store.formats.numpy_files import open_npy, open_npz, write_npy, write_npz
 from engine.store.formats.parquet import open_parquet, write_parquet
+from engine.store.formats.room import full_disk
 from engine.store.formats.texmex import open_texmex, write_texmex
 from engine.store.formats.vectors import Vectors
 
@@ -69,7 +70,7 @@ def write_vectors(
     }
     if queries is not None:
         writers |= dict.fromkeys(HDF5, lambda part: write_hdf5(part, shape, blocks, queries))
-    with aside(path) as part:
+    with aside(path, size_of(path, shape)) as part:
         if suffix in writers:
             writers[suffix](part)
             return
@@ -86,11 +87,23 @@ def write_vectors(
                 raise InputError(f"{path}: {suffix} needs queries beside the vectors")
 
 
+def size_of(path: Path, shape: tuple[int, int]) -> int:
+    """How many bytes vectors of a shape take in the format of the suffix, headers aside; 0: it compresses them."""
+    suffix = known(path)
+    if suffix == ".parquet":
+        return 0
+    dtype = (texmex.DTYPES | bins.DTYPES).get(suffix, np.dtype("<f4"))
+    return shape[0] * (shape[1] * dtype.itemsize + 4 * (suffix in texmex.DTYPES))
+
+
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
-    """Where to write a file: flushed and renamed to `path` at the end of the `with`, removed if that is not reached."""
+def aside(path: Path, size: int = 0) -> Iterator[Path]:
+    """Where to write a file: flushed and renamed to `path` at the end of the `with`, removed if that is not reached.
+
+    DiskFullError names the file and the bytes that it takes, if `size` says them.
+    """
     part = part_of(path)
-    with disk_errors(path.parent):
+    with disk_errors(path.parent), full_disk(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part

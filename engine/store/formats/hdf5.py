@@ -5,7 +5,8 @@ metric. Distances there are those of SciPy: 1 − cosine for `angular`, the root
 """
 
 import importlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,15 @@ import numpy.typing as npt
 
 from engine.errors import InputError
 from engine.store.formats.exact import as_float32
-from engine.store.formats.vectors import Vectors, block_rows, file_errors, file_size
+from engine.store.formats.vectors import Vectors, block_rows, bytes_of, file_errors, file_size
+from engine.store.rows_file import RowsFile
 
 METRICS = {"angular": "cosine", "cosine": "cosine", "euclidean": "l2", "l2": "l2", "ip": "ip", "dot": "ip"}
 NAMES = {"cosine": "angular", "l2": "euclidean", "ip": "ip"}
 _DEFLATE_AT_MOST = 1032
 _CHUNK_AT_MOST = 256 << 20
 _QUERIES_AT_MOST = 1 << 30
+_STRUCTURE = 64 << 10  # bytes, more than the headers of four datasets take
 
 
 @contextmanager
@@ -37,13 +40,13 @@ def _opened(path: Path) -> Iterator[Any]:
 def _dataset(path: Path, file: Any, key: str) -> Any:
     """A dataset (rows, columns) of numbers whose bytes are in this very file, as many as its shape takes."""
     data = file.get(key)
-    if not hasattr(data, "shape") or not hasattr(data, "chunks"):
-        names = ", ".join(name for name in list(file)[:8]) or "nothing"
-        raise InputError(f"{path}: holds no dataset {key!r} but {names}. Choose one with --key.")
     where = f"{path}[{key}]"
+    if not hasattr(data, "shape") or not hasattr(data, "chunks"):
+        raise InputError(_no_dataset(path, file, key, data))
     if data.shape is None or len(data.shape) != 2 or data.dtype.kind not in "fiub":
         raise InputError(
-            f"{where}: {data.dtype} of shape {data.shape}, expected numbers of shape (vectors, dimensions)"
+            f"{where}: {data.dtype} of shape {data.shape}, expected numbers of shape (vectors, dimensions). Write it "
+            "so, or choose another dataset with --key."
         )
     if data.is_virtual or data.external or data.file.filename != file.filename:
         raise InputError(f"{where}: lies in another file. Name that file instead.")
@@ -54,6 +57,23 @@ def _dataset(path: Path, file: Any, key: str) -> Any:
     if data.chunks and int(np.prod(data.chunks, dtype=np.float64)) * data.dtype.itemsize > _CHUNK_AT_MOST:
         raise InputError(f"{where}: chunks of shape {data.chunks} are too large to read. Write it in smaller ones.")
     return data
+
+
+def _no_dataset(path: Path, file: Any, key: str, found: Any) -> str:
+    """Why a name in a file means no dataset, and which others there are."""
+    if hasattr(found, "keys"):
+        inside = ", ".join(f"{key}/{name}" for name in list(found)[:8])
+        what = f"It holds {inside}: choose a dataset with --key." if inside else "It is empty."
+        return f"{path}[{key}]: is a group, expected a dataset of shape (vectors, dimensions). {what}"
+    names = [name for name in list(file)[:9] if name != key]
+    others = f"Beside it: {', '.join(names[:8])}. Choose a dataset with --key." if names else "There is nothing else."
+    if found is None and key in file.keys():  # noqa: SIM118 (a link that leads nowhere is a key, and not `in` the file)
+        return f"{path}[{key}]: is a link that leads nowhere, expected a dataset. {others}"
+    if found is not None:
+        return f"{path}[{key}]: is a type, expected a dataset. {others}"
+    if not names:
+        return f"{path}: holds no dataset {key!r}, nor anything else"
+    return f"{path}: holds no dataset {key!r} but {', '.join(names[:8])}. Choose one with --key."
 
 
 def open_hdf5(path: Path, key: str | None = None) -> Vectors:
@@ -136,19 +156,50 @@ def distances_of(scores: npt.NDArray[np.float32], metric: str) -> npt.NDArray[np
 
 
 def write_hdf5(part: Path, shape: tuple[int, int], blocks: Iterable[npt.NDArray[np.float32]], queries: Queries) -> None:
-    """Write float32 blocks of `shape` in all as `train`, and the query set beside; neighbors become int32."""
+    """Write float32 blocks of `shape` in all as `train`, and the query set beside; neighbors become int32.
+
+    The library makes the file and says where each dataset lies; the numbers are written without it, because on a disk
+    that fills while it writes it ends the process (HDF5 1.14, segmentation fault).
+    """
     if shape[0] > 1 << 31:
         raise InputError(f"{part.name}: {shape[0]:,} vectors, neighbors (int32) can name {1 << 31:,}. Export fewer.")
-    h5py: Any = importlib.import_module("h5py")
-    with h5py.File(part, "w") as file:
-        file.attrs.update(
-            {"type": "dense", "distance": NAMES[queries.metric], "dimension": shape[1], "point_type": "float"}
-        )
-        train, first = file.create_dataset("train", shape, "<f4"), 0
+    beside: dict[str, npt.NDArray[Any]] = {
+        "test": np.ascontiguousarray(queries.queries, "<f4"),
+        "neighbors": np.ascontiguousarray(queries.neighbors, "<i4"),
+    }
+    if queries.distances is not None:
+        beside["distances"] = np.ascontiguousarray(queries.distances, "<f4")
+    shapes = {"train": (shape, "<f4"), **{name: (array.shape, array.dtype.str) for name, array in beside.items()}}
+    at = _laid_out(part, shapes, {"distance": NAMES[queries.metric], "dimension": shape[1]})
+    file = RowsFile(part, create=False)
+    try:
+        for name, array in beside.items():
+            file.write(bytes_of(array), at[name])
+        offset = at["train"]
         for block in blocks:
-            train[first : first + len(block)] = block
-            first += len(block)
-        file.create_dataset("test", data=queries.queries, dtype="<f4")
-        file.create_dataset("neighbors", data=queries.neighbors, dtype="<i4")
-        if queries.distances is not None:
-            file.create_dataset("distances", data=queries.distances, dtype="<f4")
+            data = bytes_of(np.ascontiguousarray(block, "<f4"))
+            file.write(data, offset)
+            offset += len(data)
+    finally:
+        file.close()
+
+
+def _laid_out(part: Path, shapes: Mapping[str, tuple[Any, str]], about: Mapping[str, Any]) -> dict[str, int]:
+    """Make a file of datasets (shape, type) without their numbers, as long as it will be: where each of them begins."""
+    h5py: Any = importlib.import_module("h5py")
+    with part.open("wb") as file:  # what the library itself needs: here a full disk is an error and nothing worse
+        os.posix_fallocate(file.fileno(), 0, _STRUCTURE)
+        numbers = sum(
+            int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values()
+        )
+        os.truncate(file.fileno(), _STRUCTURE + numbers)
+    with h5py.File(part, "w") as file:
+        file.attrs.update({"type": "dense", "point_type": "float", **about})
+        now = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        now.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        now.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        found = {}
+        for name, (shape, dtype) in shapes.items():
+            kind, space = h5py.h5t.py_create(np.dtype(dtype)), h5py.h5s.create_simple(tuple(map(int, shape)))
+            found[name] = h5py.h5d.create(file.id, name.encode(), kind, space, now).get_offset()
+    return {name: int(offset) for name, offset in found.items()}

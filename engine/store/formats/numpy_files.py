@@ -21,25 +21,41 @@ from engine.store.formats.vectors import (
     read_stream,
 )
 
+_MAGIC = b"\x93NUMPY"
 _DEFLATE_AT_MOST = 1032  # bytes from one: the format's own limit (zlib.net/zlib_tech.html)
 
 
 def read_header(path: Path, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, whether in Fortran order, and type of the array whose `.npy` header a stream begins with."""
-    with file_errors(path, "a .npy array", Exception):  # a hostile header fails in many ways
-        version = np.lib.format.read_magic(stream)
+    with file_errors(path, "a .npy array"):
+        magic = stream.read(len(_MAGIC) + 2)
+        if not magic.startswith(_MAGIC) or len(magic) < len(_MAGIC) + 2:
+            begins = f"begins with {magic!r}" if magic else "is empty"
+            raise InputError(f"{path}: {begins}, expected {_MAGIC!r} and a version. It is no .npy array: use np.save.")
+        version = tuple(magic[len(_MAGIC) :])
         readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in readers:
-            raise InputError(f"{path}: .npy format version {version[0]}.{version[1]}, expected 1.0 or 2.0")
-        shape, fortran, dtype = readers[version](stream)
-    if dtype.kind not in "fiub" or any(type(length) is bool or length < 0 for length in shape):
-        raise InputError(f"{path}: an array of {dtype} and shape {shape}, expected one of numbers")
+            said = ".".join(map(str, version))
+            raise InputError(f"{path}: .npy format version {said}, expected 1.0 or 2.0. Save it again with np.save.")
+        try:
+            shape, fortran, dtype = readers[version](stream)
+        except OSError:
+            raise
+        except Exception as error:  # a hostile header fails in many ways, some of which name addresses in memory
+            raise InputError(
+                f"{path}: its header cannot be read, expected type, order and shape of an array. It is damaged: save "
+                "it again with np.save."
+            ) from error
+    if any(type(length) is bool or length < 0 for length in shape):
+        raise InputError(f"{path}: an array of shape {shape}, expected one of numbers. Its header is damaged.")
+    if dtype.kind not in "fiub":
+        raise InputError(f"{path}: an array of {dtype}, expected one of numbers. Save it as float32, say.")
     return tuple(int(length) for length in shape), bool(fortran), dtype
 
 
 def _matrix(path: Path, shape: tuple[int, ...]) -> tuple[int, int]:
     if len(shape) != 2:
-        raise InputError(f"{path}: an array of shape {shape}, expected (vectors, dimensions)")
+        raise InputError(f"{path}: an array of shape {shape}, expected (vectors, dimensions). Save it reshaped.")
     return shape[0], shape[1]
 
 
@@ -96,6 +112,8 @@ def _member(path: Path, key: str | None) -> Iterator[tuple[zipfile.ZipInfo, Any]
     """One array of a `.npz`, opened, and what the archive says of it."""
     with file_errors(path, "a .npz archive", Exception), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if not names:
+            raise InputError(f"{path}: holds no arrays, expected one of shape (vectors, dimensions). Use np.savez.")
         if key is None and len(names) != 1:
             raise InputError(f"{path}: holds {len(names)} arrays ({_some(names)}). Choose one with --key.")
         if key is not None and key not in names:

@@ -13,10 +13,12 @@ import numpy.typing as npt
 
 from engine.errors import InputError
 from engine.store.formats.parquet_footer import group_sizes
-from engine.store.formats.vectors import MAX_DIM, Vectors, block_rows, file_errors, file_size
+from engine.store.formats.vectors import MAX_DIM, Vectors, block_rows, file_errors, file_size, first_line
+from engine.words import counted
 
 PHOTO_ID = "photo_id"
 _FEW = 1 << 20
+_LEAVE_OUT = "Leave rows without a vector out of the file."
 
 
 @contextmanager
@@ -41,7 +43,7 @@ def open_parquet(path: Path, column: str | None = None) -> Vectors:
         if dim is None:
             _check_sizes(path, field.name, MAX_DIM)
             first = next(file.iter_batches(1, columns=[field.name]), None) if rows else None
-            dim = len(first.column(0).flatten()) if first is not None else 0
+            dim = _first_length(f"{path}, column {field.name}", first.column(0)) if first is not None else 0
         _check_sizes(path, field.name, dim)
         dtype = np.dtype(field.type.value_type.to_pandas_dtype())
     name = field.name
@@ -54,6 +56,15 @@ def open_parquet(path: Path, column: str | None = None) -> Vectors:
                 first += batch.num_rows
 
     return Vectors(path=path, rows=rows, dim=dim, dtype=dtype, read=read)
+
+
+def _first_length(where: str, lists: Any) -> int:
+    """How many numbers the first list holds; the others must hold as many."""
+    if not lists[0].is_valid:
+        raise InputError(f"{where}: row 0 is null, expected a list of numbers. {_LEAVE_OUT}")
+    if not len(lists[0]):
+        raise InputError(f"{where}: row 0 is an empty list, expected numbers. {_LEAVE_OUT}")
+    return len(lists[0])
 
 
 def _vector_field(path: Path, schema: Any, column: str | None) -> Any:
@@ -72,8 +83,11 @@ def _vector_field(path: Path, schema: Any, column: str | None) -> Any:
         found = f"a column of {named[0].type}" if len(named) == 1 else f"{len(named)} columns of this name"
         raise InputError(f"{path}, column {column!r}: {found}, expected one of lists of numbers")
     vectors = named or [field for field in schema if is_vector(field)]
+    if not vectors:
+        found = ", ".join(f"{field.name} ({first_line(field.type)})" for field in list(schema)[:8]) or "none"
+        raise InputError(f"{path}: no column of lists of numbers, which vectors are. Its columns: {found}.")
     if len(vectors) != 1:
-        names = ", ".join(field.name for field in vectors[:8]) or "none"
+        names = ", ".join(field.name for field in vectors[:8])
         raise InputError(f"{path}: {len(vectors)} columns of lists of numbers ({names}). Choose one with --column.")
     return vectors[0]
 
@@ -95,18 +109,19 @@ def _rows(where: str, lists: Any, first: int, dim: int) -> npt.NDArray[Any]:
     """The rows (r, dim) of an Arrow array of lists; InputError names the first that is absent or of other length."""
     if lists.null_count:
         row = int(np.argmax(lists.is_null().to_numpy(zero_copy_only=False)))
-        raise InputError(f"{where}: row {first + row:,} is null, expected {dim:,} numbers")
+        raise InputError(f"{where}: row {first + row:,} is null, expected {counted(dim, 'number')}. {_LEAVE_OUT}")
     if not hasattr(lists.type, "list_size"):
         lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
         other = np.flatnonzero(lengths != dim)
         if len(other):
             raise InputError(
-                f"{where}: row {first + int(other[0]):,} has {lengths[other[0]]:,} numbers, expected {dim:,}"
+                f"{where}: row {first + int(other[0]):,} has {counted(int(lengths[other[0]]), 'number')}, expected "
+                f"{dim:,} as row 0 has"
             )
     values = lists.flatten()
     if values.null_count:
         row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False))) // dim
-        raise InputError(f"{where}: row {first + row:,} holds a null, expected {dim:,} numbers")
+        raise InputError(f"{where}: row {first + row:,} holds a null, expected {counted(dim, 'number')}. {_LEAVE_OUT}")
     if len(values) != len(lists) * dim:
         raise InputError(f"{where}: {len(values):,} numbers in {len(lists):,} rows, expected {dim:,} in each")
     array: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)

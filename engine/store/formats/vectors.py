@@ -14,6 +14,7 @@ import numpy.typing as npt
 from engine.errors import EngineError, InputError
 from engine.store.formats.exact import as_float32
 from engine.store.rows_file import aligned
+from engine.words import counted
 
 BLOCK_BYTES = 16 << 20
 STORE_BLOCK_ROWS = 256  # rows that a store sums and writes together
@@ -44,8 +45,12 @@ class Vectors:
     def __post_init__(self) -> None:
         if self.dtype.kind not in "fiub" or self.dtype.itemsize > 8:
             raise InputError(
-                f"{self.path}: numbers of type {self.dtype}, expected float16, float32, float64 or integers"
+                f"{self.path}: numbers of type {self.dtype}, expected float16, float32, float64 or integers. Convert "
+                "them first."
             )
+        if not self.rows or not self.dim:
+            found = f"{self.rows:,} vectors of {counted(self.dim, 'dimension')}"
+            raise InputError(f"{self.path}: holds {found}, expected at least one number. There is nothing to read.")
         if not 1 <= self.dim <= MAX_DIM:
             raise InputError(f"{self.path}: vectors of {self.dim:,} dimensions, expected 1 to {MAX_DIM:,}")
         if not 1 <= self.rows <= MAX_ROWS:
@@ -91,14 +96,19 @@ def file_errors(path: Path, what: str, *others: type[Exception]) -> Iterator[Non
     except EngineError:
         raise
     except OSError as error:
-        reason = error.strerror or first_line(error)
-        raise InputError(f"{path}: cannot be read as {what} ({reason})") from error
+        if error.strerror:
+            raise InputError(f"{path}: cannot be read as {what} ({error.strerror})") from error
+        raise _unreadable(path, what, error) from error
     except others as error:
-        raise InputError(f"{path}: cannot be read as {what} ({first_line(error)})") from error
+        raise _unreadable(path, what, error) from error
 
 
-def first_line(error: BaseException) -> str:
-    """The message of a library's error, on one line of bearable length."""
+def _unreadable(path: Path, what: str, error: Exception) -> InputError:
+    return InputError(f"{path}: cannot be read as {what} ({first_line(error)}). It is damaged, or of another kind.")
+
+
+def first_line(error: object) -> str:
+    """The message of a library's error, or another text of its making, on one line of bearable length."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
 

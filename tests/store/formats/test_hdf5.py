@@ -144,7 +144,7 @@ def test_a_shape_without_numbers_behind_it_is_an_error(tmp_path, options):
 def test_a_group_is_no_dataset(tmp_path):
     with h5py.File(tmp_path / "v.hdf5", "w") as file:
         file.create_group("train/x")
-    with pytest.raises(InputError, match="no dataset 'train'"):
+    with pytest.raises(InputError, match=r"\[train\]: is a group, .* It holds train/x: choose"):
         open_hdf5(tmp_path / "v.hdf5")
 
 
@@ -177,3 +177,17 @@ def test_distances_are_those_of_the_field():
     assert distances_of(scores, "cosine").tolist() == [[0.0, 0.75]]
     assert distances_of(scores, "ip").tolist() == [[-1.0, -0.25]]
     assert distances_of(-scores, "l2").tolist() == [[1.0, 0.5]]
+
+
+def test_a_name_without_a_dataset_says_what_it_is(tmp_path):
+    with h5py.File(tmp_path / "v.hdf5", "w") as file:
+        file.create_group("empty")
+        file["kind"], file["lost"], file["good"] = np.dtype("f4"), h5py.SoftLink("/nowhere"), TRAIN
+    for key, says in (
+        ("kind", r"\[kind\]: is a type, expected a dataset. Beside it: empty, good, lost. Choose"),
+        ("lost", r"\[lost\]: is a link that leads nowhere, expected a dataset. Beside it: empty, good, kind. Choose"),
+        ("empty", r"\[empty\]: is a group, .* It is empty"),
+        (None, r"holds no dataset 'train' but empty, good, kind, lost. Choose"),
+    ):
+        with pytest.raises(InputError, match=says):
+            open_hdf5(tmp_path / "v.hdf5", key)

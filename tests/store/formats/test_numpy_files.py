@@ -144,3 +144,25 @@ def test_a_flipped_bit_of_the_last_row_is_seen_by_the_checksum(tmp_path, save):
     (tmp_path / "v.npz").write_bytes(data)
     with pytest.raises(InputError, match=r"v\.npz"):
         list(open_npz(tmp_path / "v.npz").blocks())
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", r"v\.npy: is empty, expected b'\\x93NUMPY'"),
+        (b"1,2,3\n", r"v\.npy: begins with b'1,2,3\\n', expected b'\\x93NUMPY' .* np.save"),
+        (b"\x93NUMPY\1\0\x76\0" + b"x" * 118, r"v\.npy: its header cannot be read, .* damaged: save it again"),
+    ],
+)
+def test_what_is_no_array_says_what_it_is(tmp_path, content, says):
+    (tmp_path / "v.npy").write_bytes(content)
+    with pytest.raises(InputError, match=says) as error:
+        open_npy(tmp_path / "v.npy")
+    assert " at 0x" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (8, 0)])
+def test_an_array_of_no_numbers_is_an_error(tmp_path, shape):
+    np.save(tmp_path / "v.npy", np.empty(shape, np.float32))
+    with pytest.raises(InputError, match=r"v\.npy: holds \d vectors of \d dimensions, expected at least one number"):
+        open_npy(tmp_path / "v.npy")

@@ -57,7 +57,7 @@ def test_a_column_is_chosen_where_there_are_several(tmp_path):
 
 @pytest.mark.parametrize("values", [pa.array(list("ab")), pa.array([["x"], ["y"]]), pa.array([1.0, 2.0])])
 def test_a_file_without_vectors_is_an_error(tmp_path, values):
-    with pytest.raises(InputError, match=r"0 columns of lists of numbers \(none\)"):
+    with pytest.raises(InputError, match=r"no column of lists of numbers, .* Its columns: v \("):
         open_parquet(write(tmp_path / "v.parquet", v=values))
 
 
@@ -106,3 +106,13 @@ def test_ids_are_read_and_checked(tmp_path):
             read(values)
     with pytest.raises(InputError, match="no such column"):
         read_parquet_ids(tmp_path / "v.parquet", "other")
+
+
+@pytest.mark.parametrize(
+    ("first", "says"),
+    [(None, "column v: row 0 is null, expected a list of numbers"), ([], "column v: row 0 is an empty list, expected")],
+)
+def test_a_first_row_without_a_vector_is_named(tmp_path, first, says):
+    path = write(tmp_path / "v.parquet", v=pa.array([first, *ROWS], pa.list_(pa.float32())))
+    with pytest.raises(InputError, match=says):
+        open_parquet(path)
