@@ -29,6 +29,7 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
     from engine.index.build import BuildReport
     from engine.index.manifest import stale
     from engine.index.verify import index_folders
+    from engine.jobs.query_notice import imported_queries, unused_queries
     from engine.store.store import Store
 
     opened = Store.open(store)
@@ -47,6 +48,7 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
                 (name, f"{layer.dim:,} × float32, {sized(len(opened) * layer.dim * 4)}")
                 for name, layer in manifest.layers.items()
             ),
+            *(("queries", imported_queries(manifest, name)) for name in manifest.query_sets),
             ("sources", ", ".join(manifest.sources)),
             ("set aside", _quarantine(store, manifest.quarantined)),
             ("written by", f"mirsearch {manifest.engine_version}, format {manifest.version}"),
@@ -65,6 +67,8 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
         ]
         if change := stale(found, manifest):
             lines.append(("stale", f"built from another state of the store, {change}: build it again"))
+        if why := unused_queries(manifest, found.spec.layer, found.spec.metric):
+            lines.append(("queries", why))
         say_facts(f"Index {name}", lines)
 
 

@@ -42,6 +42,7 @@ from engine.index.spec import GPU_MAX_PROBES, SearchSpec
 from engine.jobs.doctor import cpu_model, examine_machine, memory
 from engine.jobs.measure import DEEP_K, BenchPoint, Run, Setting
 from engine.jobs.plot import draw_recall_qps
+from engine.jobs.query_notice import unused_queries
 from engine.jobs.query_set import MOST_QUERIES, imported_truth
 from engine.jobs.truth import Truth, TruthSpec, ground_truth
 from engine.progress import Progress, silent
@@ -155,7 +156,9 @@ def _truth(index: Index, spec: BenchSpec, progress: Progress) -> Truth:
         truth = imported_truth(index.store, theirs, spec.k, device=index.device, progress=progress)
         if truth is not None:
             return truth
-    return ground_truth(index.store, wanted, device=index.device, progress=progress)
+    truth = ground_truth(index.store, wanted, device=index.device, progress=progress)
+    why = "" if spec.own_queries else unused_queries(index.store.manifest, index.layer, wanted.metric)
+    return replace(truth, warnings=(*truth.warnings, why)) if why else truth
 
 
 def settings_of(index: Index, spec: BenchSpec) -> list[Setting]:

@@ -1,16 +1,20 @@
-"""`bench` as it is typed: what is refused before anything is measured."""
+"""`bench` as it is typed: what is refused before anything is measured, and what is said of its queries."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import Result
 
 from engine.index.build import build_index
 from engine.index.spec import IndexSpec
+from engine.store.store import Store
+from engine.store.writer import StoreWriter
 from tests.builders import CPU, clustered, make_store
 
 Run = Callable[..., Result]
@@ -46,3 +50,19 @@ def test_bench_of_a_store_that_cannot_be_written_to_names_out(
     words = ("--queries", 5, "--repeats", 1, "--device", "cpu", "--out", tmp_path / "results")
     assert run("bench", store, *words).exit_code == 0
     assert (tmp_path / "results" / "bench.json").is_file()
+
+
+def test_queries_that_came_for_another_metric_are_named_where_they_are_not_used(run: Run, tmp_path: Path) -> None:
+    data, store = clustered(60, 8), tmp_path / "other"
+    with StoreWriter(store, {"x": 8}) as writer:
+        writer.write(writer.reserve(60), np.arange(60), {"x": data})
+        writer.query_set("x", data[:5], np.arange(50).reshape(5, 10), None, "l2")
+        writer.finish([])
+    build_index(Store.open(store), IndexSpec(layer="x", refine="none"), device=CPU)
+    words = ("bench", store, "--queries", 5, "--repeats", 1, "--device", "cpu", "--json")
+    (warning,) = json.loads(run(*words).stdout)["warnings"]
+    assert "The 5 imported queries of layer x are for l2, this index is for cosine: not used." in warning
+    assert json.loads(run(*words, "--held-out").stdout)["warnings"] == []
+    said = run("info", store).stdout
+    assert warning in said
+    assert "5 queries imported with layer x, 10 neighbours of each by l2" in said
