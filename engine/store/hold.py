@@ -28,7 +28,7 @@ def held(path: Path) -> Iterator[Manifest]:
         raise StoreError(f"{path}: {WRITING}")
     read_manifest(path)
     with disk_errors(path):
-        lock = take_lock(path)
+        lock = take_lock(path, seconds=0.5)
         try:
             commit.finish_pending(path)
             sweep(path)
