@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import StoreError
-from engine.store import commit, journal
+from engine.store import commit
 from engine.store.durable import disk_errors, part_of
 from engine.store.lock import WRITING, is_locked, take_lock
 from engine.store.manifest import Manifest, document_bytes, read_manifest
 from engine.store.publish import write_part
+from engine.store.unfinished import unfinished_verb
 
 # Parts with this ending belong to a change that is under way; a process that holds the store may remove all others'.
 CHANGE_PART = ".change.part"
@@ -62,8 +63,7 @@ def write_manifest(path: Path, manifest: Manifest) -> commit.Rename:
 
 
 def refuse_unfinished_ingest(path: Path) -> None:
-    """StoreError when an ingest was interrupted that would lose what it has written."""
-    if (path / journal.NAME).exists():
-        raise StoreError(
-            f"{path}: an ingest into it was interrupted. Run that ingest again first, or any other into this store."
-        )
+    """StoreError when an ingest or import was interrupted that would lose what it has written; for who holds it."""
+    if verb := unfinished_verb(path):
+        other = ", or any other into this store" if verb == "ingest" else ""
+        raise StoreError(f"{path}: an {verb} into it was interrupted. Run that {verb} again first{other}.")

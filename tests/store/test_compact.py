@@ -94,7 +94,7 @@ def test_an_interrupted_ingest_comes_first(store):
         rows = {name: np.ones((3, dim), np.float32) for name, dim in DIMS.items()}
         writer.write(writer.reserve(3), np.arange(20_000, 20_003), rows, key="one")
     files = files_below(store)
-    with pytest.raises(StoreError, match="an ingest into it was interrupted"):
+    with pytest.raises(StoreError, match=r"an import into it was interrupted\. Run that import again first"):
         compact_store(store)
     assert files_below(store) == files
 
