@@ -31,22 +31,28 @@ _WRITES_AHEAD = 4
 
 @dataclass
 class Arrived:
-    """What an archive gave beside its rows."""
+    """What an archive gave beside its rows. known: records of photos that are there; passed_over: those removed."""
 
     refused: list[Refused] = field(default_factory=list)
     repeated: int = 0
     known: int = 0
+    passed_over: int = 0
     ignored: int = 0
     records: int = 0
 
 
 class ArchiveCopy:
-    """Copies one archive into a store. known: ids (n,) that the store had before, sorted; they are passed over."""
+    """Copies one archive into a store.
+
+    known: ids (n,) that the store had before, sorted; they are passed over. removed: ids (m,) of those marked as gone.
+    """
 
     def __init__(
-        self, archive: bytes, writer: StoreWriter, device: Device, *, threads: int, known: npt.NDArray[np.int64]
-    ) -> None:
-        self.archive, self.writer, self.device, self.threads, self.known = archive, writer, device, threads, known
+        self, archive: bytes, writer: StoreWriter, device: Device, *, threads: int,
+        known: npt.NDArray[np.int64], removed: npt.NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        self.archive, self.writer, self.device, self.threads = archive, writer, device, threads
+        self.known, self.removed = known, removed
         status = os.stat(archive)  # noqa: PTH116
         self.key = digest(archive + f"\0{status.st_size}\0{status.st_mtime_ns}".encode())
         self.size = status.st_size
@@ -70,7 +76,10 @@ class ArchiveCopy:
         for block in blocks:
             self.writer.keep(block)
         refused = [Refused(source=s, photo_id=i, reason=r) for s, i, r in mark["refused"]]
-        self.result = Arrived(refused, mark["repeated"], mark["known"], mark["ignored"], mark["records"])
+        self.result = Arrived(
+            refused=refused, repeated=mark["repeated"], known=mark["known"], passed_over=mark.get("passed_over", 0),
+            ignored=mark["ignored"], records=mark["records"],
+        )  # fmt: skip
         return True
 
     def run(self) -> Iterator[tuple[int, int, list[Refused]]]:
@@ -105,6 +114,7 @@ class ArchiveCopy:
         flags = self._kernels.decode(batch.records, self._decoded.fc7[:n], self._decoded.fc8[:n])
         new = ~np.isin(ids, self.known)
         self.result.known += n - int(new.sum())
+        self.result.passed_over += int(np.isin(ids, self.removed).sum())
         odd = self._window.has(ids) | (flags != 0)
         first = np.zeros(n, np.bool_)
         first[np.unique(ids, return_index=True)[1]] = True
@@ -171,6 +181,7 @@ class ArchiveCopy:
         result = self.result
         refused = [(refusal.source, refusal.photo_id, refusal.reason) for refusal in result.refused]
         counts = {"repeated": result.repeated, "known": result.known, "ignored": result.ignored}
+        counts["passed_over"] = result.passed_over
         facts: dict[str, Any] = {"blocks": self._blocks, "records": result.records, "refused": refused}
         self.writer.mark(self.key, {**facts, **counts})
 

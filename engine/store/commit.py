@@ -141,11 +141,11 @@ def settle_store(store: Path) -> None:
         return
     problem = "a change of this store was interrupted and is not finished"
     try:
-        handle = take_lock(store)
+        handle = take_lock(store, seconds=0.5)  # most changes take less
     except StoreError as error:
         if not (store / NAME).exists():
             return
-        raise StoreError(f"{store}: {problem}; another mirsearch is at it. Try again.") from error
+        raise StoreError(f"{store}: another mirsearch is changing it just now. Try again in a moment.") from error
     except OSError as error:
         raise StoreError(
             f"{store}: {problem} ({error.strerror}). Open it once as a user who may write here."

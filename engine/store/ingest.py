@@ -165,7 +165,9 @@ class _Ingest(_Counts):
 
     def _archive(self, archive: bytes) -> Iterator[tuple[int, int]]:
         threads = min(self.threads, cpu_threads())
-        copy = ArchiveCopy(archive, self.writer, self.device, threads=threads, known=self.known_ids)
+        copy = ArchiveCopy(
+            archive, self.writer, self.device, threads=threads, known=self.known_ids, removed=self.gone_ids
+        )
         if copy.resume():
             self.refused += copy.result.refused
         else:
@@ -173,6 +175,7 @@ class _Ingest(_Counts):
                 self._set_aside(refused)
                 yield position, records
         self.known += copy.result.known
+        self.passed_over += copy.result.passed_over
         self.repeated += copy.result.repeated
         self.ignored += copy.result.ignored
 

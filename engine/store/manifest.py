@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from engine.errors import StoreError
 from engine.store.durable import write_whole
+from engine.store.lock import is_locked
 
 FORMAT_VERSION = 2
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
@@ -161,7 +162,11 @@ def read_manifest(store: Path) -> Manifest:
     """The manifest of a store; StoreError when it is absent, damaged, or of a newer format."""
     hint = "This is no store: `mirsearch ingest` makes one."
     if store.is_dir() and any(store.glob("*.part")):
-        hint = "An ingest was interrupted here: run it again, and it continues."
+        from engine.store.unfinished import how_to_go_on  # which reads the journal, and that the manifest's bytes
+
+        hint = how_to_go_on(store) or "An ingest was interrupted here: run it again, and it continues."
+        if is_locked(store):
+            hint = "Another mirsearch is writing here. Wait for it to end."
     elif (store / "photo_ids.npy").exists():
         hint = "The rest of a store is here: restore this file from a copy, or make the store again in another folder."
     document = read_document(store / "manifest.json", hint, FORMAT_VERSION, lost=_INGEST_AGAIN)

@@ -81,7 +81,7 @@ class Store:
         size = manifest.header_bytes
         ids = np.asarray(npy.open_rows(path / "photo_ids.npy", (manifest.rows,), "<i8", size), np.int64)
         if digest(np.ascontiguousarray(ids)) != manifest.photo_ids_xxh3:
-            raise StoreError(f"{path / 'photo_ids.npy'}: does not match its checksum. Restore it, or ingest again.")
+            raise StoreError(f"{path / 'photo_ids.npy'}: does not match its checksum. {_mend(path)}")
         layers: dict[str, Any] = {
             name: npy.open_rows(path / layer.file, (manifest.rows, layer.dim), "<f4", size, growing=growing)
             for name, layer in manifest.layers.items()
@@ -175,6 +175,10 @@ def _version(path: Path) -> tuple[int, int, bool] | None:
     return None if (path / COMMIT).exists() else (status.st_ino, status.st_mtime_ns, growing)
 
 
+def _mend(store: Path) -> str:
+    return f"What can be mended, and how: `mirsearch verify {store}`."
+
+
 def removed_rows(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None:
     """Which rows (n,) of a store are marked as gone; None when none are. StoreError when the marks are damaged."""
     if manifest.removed is None:
@@ -182,9 +186,9 @@ def removed_rows(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None
     file = path / "removed.npy"
     rows = np.ascontiguousarray(npy.open_rows(file, (manifest.removed.count,), "<i8", manifest.header_bytes), np.int64)
     if digest(rows) != manifest.removed.xxh3:
-        raise StoreError(f"{file}: does not match its checksum. Restore it.")
+        raise StoreError(f"{file}: does not match its checksum. {_mend(path)}")
     if rows.min() < 0 or rows.max() >= manifest.rows or not (np.diff(rows) > 0).all():
-        raise StoreError(f"{file}: expected ascending row numbers below {manifest.rows:,}. Restore it.")
+        raise StoreError(f"{file}: expected ascending row numbers below {manifest.rows:,}. {_mend(path)}")
     mask = np.zeros(manifest.rows, np.bool_)
     mask[rows] = True
     return mask

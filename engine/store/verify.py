@@ -18,6 +18,7 @@ from engine.store.durable import PART
 from engine.store.manifest import Manifest, read_manifest
 from engine.store.publish import QUARANTINE
 from engine.store.store import Store
+from engine.store.unfinished import unfinished_verb
 
 IDS, REMOVED = f"{publish.IDS}.npy", "removed.npy"
 # What is said of one file, as it is said of several rows.
@@ -224,8 +225,10 @@ def _quarantine(path: Path, manifest: Manifest) -> list[Damage]:
 
 def _notes(path: Path) -> list[str]:
     if (path / journal.NAME).exists():
+        verb = unfinished_verb(path)
+        what = "continues" if verb == "ingest" else "begins anew"
         return [
-            "An ingest into this store is under way or was interrupted: run it again, and it continues. What it has "
+            f"An {verb} into this store is under way or was interrupted: run it again, and it {what}. What it has "
             "written so far is not of the store yet and was not read."
         ]
     parts = sorted(part.name for part in path.glob(f"*{PART}"))

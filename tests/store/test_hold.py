@@ -16,13 +16,16 @@ from engine.store.change import remove
 from engine.store.compact import compact_store
 from engine.store.hold import held
 from engine.store.lock import is_locked
+from engine.store.manifest import read_manifest
 from engine.store.store import Store
+from engine.store.verify import verify_store
 from engine.store.writer import StoreWriter
 from tests.builders import files_below, make_store
 from tests.store.crashes import child, ended
 
 DIMS = {"x": 2}
 CHANGES: list[Callable[[Path], object]] = [lambda path: remove(path, [1]), compact_store]
+READS: list[Callable[[Path], object]] = [Store.open, verify_store, read_manifest]
 
 
 def written(writer: StoreWriter, first: int) -> None:
@@ -49,6 +52,14 @@ def test_who_changes_a_store_while_it_is_written_is_told_so(place: Path, change:
         writer.finish([])
     remove(place, [1])
     compact_store(place)
+
+
+@pytest.mark.parametrize("read", READS)
+def test_who_reads_a_store_that_is_being_made_is_told_so(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with StoreWriter(tmp_path / "store", DIMS) as writer:
+        written(writer, 0)
+        with pytest.raises(StoreError, match=r"Another mirsearch is writing here\. Wait for it to end"):
+            read(tmp_path / "store")
 
 
 @pytest.mark.parametrize("change", CHANGES)

@@ -256,6 +256,34 @@ def test_killed_at_any_write_of_an_ingest_that_adds_and_replaces(tmp_path):
 
 
 @pytest.mark.parametrize("replace", [False, True])
+def test_removed_photos_that_an_archive_holds_are_counted(store, tmp_path, replace):
+    remove(store, [100, 200, 300])
+    changed(tmp_path / "new", 100, 102, 200)
+    with tarfile.open(tmp_path / "new.tar.gz", "w:gz") as archive:
+        archive.add(write_photos(tmp_path / "new", [5_000_000]), "new")
+    report = ingest([tmp_path / "new.tar.gz"], store, device=CPU, replace=replace)
+    assert (report.photos, report.known, report.passed_over, report.replaced) == (1, 3, 2, int(replace))
+    assert (report.total, report.removed) == (298, 3)
+
+
+def test_an_archive_that_an_interrupted_run_has_ended_says_so_again(store, tmp_path):
+    remove(store, [100])
+    changed(tmp_path / "new", 100, 102, 5_000_000)
+    for name in ("a", "b"):
+        with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as archive:
+            archive.add(tmp_path / "new", "new")
+        write_photo(tmp_path / "new", 6_000_000)
+    damaged = (4096 + 50 * 16384) * 8
+    flip_bit(store / "fc7.npy", damaged)
+    work = partial(ingest, [tmp_path / "a.tar.gz", tmp_path / "b.tar.gz"], store, device=CPU, replace=True)
+    with pytest.raises(StoreError, match="--repair"):
+        work()
+    flip_bit(store / "fc7.npy", damaged)
+    report = work()
+    assert (report.photos, report.resumed, report.known, report.passed_over) == (2, 2, 4, 2)
+
+
+@pytest.mark.parametrize("replace", [False, True])
 def test_removed_photos_that_the_sources_hold_are_counted(store, tmp_path, replace):
     remove(store, [100, 200, 300])
     new = changed(tmp_path / "new", 100, 200)

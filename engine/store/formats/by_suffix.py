@@ -1,5 +1,7 @@
 """The reader or writer of a file, chosen by its suffix."""
 
+import fcntl
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
+from engine.errors import EngineError, InputError
 from engine.store.durable import disk_errors, flush_folder, part_of, publish
 from engine.store.formats import bins, texmex
 from engine.store.formats.appended import Appended
@@ -105,10 +107,24 @@ def aside(path: Path, size: int = 0) -> Iterator[Path]:
     part = part_of(path)
     with disk_errors(path.parent), full_disk(path, size):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            publish(path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
+        with _alone(part):
+            try:
+                yield part
+                publish(path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
         flush_folder(path.parent)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Keep other processes from writing the same file at the same time; EngineError when one does."""
+    handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise EngineError(f"{part}: another mirsearch is writing this file. Wait for it, or name another.") from None
+    finally:
+        os.close(handle)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.errors import EngineError, InputError
 from engine.store.formats import vectors as module
-from engine.store.formats.by_suffix import SUFFIXES, open_vectors, write_vectors
+from engine.store.formats.by_suffix import SUFFIXES, aside, open_vectors, write_vectors
 from engine.store.formats.hdf5 import Queries
 from tests.store.formats.samples import ALL, FLOAT, HALF, WHOLE, decoded, encoded, float_rows, same_bits, whole_rows
 
@@ -207,3 +207,13 @@ def test_parquet_keeps_the_ids_and_hdf5_the_queries(tmp_path):
         assert (file["neighbors"].dtype, file["distances"].dtype) == (np.int32, np.float32)
     with pytest.raises(InputError, match="needs queries"):
         write_vectors(tmp_path / "w.hdf5", "layer", [ROWS], photo_ids=np.arange(7), dim=5)
+
+
+def test_two_exports_to_one_file_at_once_the_second_is_refused_and_the_first_is_whole(tmp_path):
+    target = tmp_path / "x.bin"
+    with aside(target) as part:
+        part.write_bytes(b"first")
+        with pytest.raises(EngineError, match="another mirsearch is writing this file"), aside(target):
+            raise AssertionError("never here")
+        assert part.read_bytes() == b"first"
+    assert target.read_bytes() == b"first" and not part.exists()
