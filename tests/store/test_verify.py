@@ -182,7 +182,7 @@ def test_what_an_interrupted_ingest_left_is_no_damage_but_mentioned(store):
         writer.write(writer.reserve(9), np.arange(9), layers, key="one")
     report = verify_store(store)
     assert (report.damage, len(report.notes)) == ([], 1)
-    assert "An ingest into this store is under way or was interrupted" in report.notes[0]
+    assert "An import into this store is under way or was interrupted" in report.notes[0]  # not the layers of an ingest
     flip_bit(store / "fc7.npy", (4096 + 699 * 24) * 8)
     assert [damage.rows for damage in verify_store(store).damage] == [(512, 700)]
 

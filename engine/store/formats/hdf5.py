@@ -193,7 +193,7 @@ def _laid_out(part: Path, shapes: Mapping[str, tuple[Any, str]], about: Mapping[
             int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize for shape, dtype in shapes.values()
         )
         os.truncate(file.fileno(), _STRUCTURE + numbers)
-    with h5py.File(part, "w") as file:
+    with h5py.File(part, "w", locking=False) as file:  # it is locked already
         file.attrs.update({"type": "dense", "point_type": "float", **about})
         now = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         now.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
