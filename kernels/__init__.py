@@ -4,7 +4,7 @@
 All three offer the same functions (`Kernels`), and `load` is the one door to them.
 """
 
-from kernels.contract import Codes, Kernels, Metric
+from kernels.contract import Codes, Kernels, Metric, Step
 from kernels.device import Device, DeviceUnavailableError, load, parse_device
 
-__all__ = ["Codes", "Device", "DeviceUnavailableError", "Kernels", "Metric", "load", "parse_device"]
+__all__ = ["Codes", "Device", "DeviceUnavailableError", "Kernels", "Metric", "Step", "load", "parse_device"]

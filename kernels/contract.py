@@ -1,5 +1,6 @@
 """What every set of kernels offers: the shapes, the meaning, and the constants they share."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -33,6 +34,17 @@ class Codes(NamedTuple):
     norm2: Any = None
 
 
+class Step(NamedTuple):
+    """One step of a cascade: candidates are compared with these codes, the best `keep` go on.
+
+    queries: (q, d) float32, in the space of the codes.
+    """
+
+    queries: F32
+    codes: Codes
+    keep: int
+
+
 class Kernels(Protocol):
     """The functions of `kernels.reference`, `kernels.cpu` and `kernels.cuda`."""
 
@@ -53,6 +65,9 @@ class Kernels(Protocol):
 
     def rerank(self, queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int) -> tuple[I64, F32]:
         """The best `keep` of each query's candidates, best first; see `kernels.reference.rerank`."""
+
+    def cascade(self, candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64, F32]:
+        """Candidates (q, r) through one step after another; rows and scores of the last, as `rerank` gives them."""
 
     def project(self, rows: F32, axes: F32, *, unit: bool) -> F32:
         """Rows (n, D) onto axes (D, d), (n, d) float32; see `kernels.dense.project`."""

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from kernels import contract, dense
 from kernels.contract import F32, F64, I64, U8, Codes, Metric
-from kernels.cpu_rerank import rerank
+from kernels.cpu_rerank import cascade, rerank
 from kernels.reference import fix_signs, host_buffer, resident
 from kernels.threads import in_blocks
 
@@ -159,6 +159,7 @@ def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
 
 
 __all__ = [
+    "cascade",
     "decode",
     "host_buffer",
     "moments",

@@ -1,17 +1,24 @@
 """Re-ranking in Numba: a score for each candidate, and a heap of the best."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
-from kernels.contract import F32, I64, Codes, Metric
+from kernels.contract import F32, I64, Codes, Metric, Step
+from kernels.prefetch import prefetch_row
 from kernels.threads import in_blocks
 
 # Reassociation and fused multiply-add let LLVM vectorise the sums; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "nsz"}
 _METRICS: dict[Metric, int] = {"cosine": 0, "ip": 1, "l2": 2}
+
+# Candidates lie anywhere in memory: the row that comes so many candidates later is asked for in time, and of a long
+# row its beginning, since the processor itself sees where a sequence goes on. Queries for one task of a thread.
+_AHEAD, _BEGINNING = 8, 256
+_QUERIES = 32
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -116,7 +123,9 @@ def _rerank_rows(queries: Any, candidates: Any, values: Any, metric: int, rows: 
     for i in range(len(queries)):
         query, held = queries[i], 0
         query_norm2 = _dot_and_square(query, query)[1]
-        for row in candidates[i]:
+        for j, row in enumerate(candidates[i]):
+            if j + 1 < candidates.shape[1] and candidates[i, j + 1] >= 0:
+                prefetch_row(values, candidates[i, j + 1], _BEGINNING)
             if row < 0:
                 continue
             if metric == 2:
@@ -156,7 +165,12 @@ def _rerank_codes(dot: Any) -> Any:
             size = math.ldexp(1.0, math.frexp(largest)[1])
             for j in range(len(query)):
                 scaled[j] = query[j] * np.float32(1 / size)
-            for row in candidates[i]:
+            for j in range(min(_AHEAD, candidates.shape[1])):
+                if candidates[i, j] >= 0:
+                    prefetch_row(values, candidates[i, j], _BEGINNING)
+            for j, row in enumerate(candidates[i]):
+                if j + _AHEAD < candidates.shape[1] and candidates[i, j + _AHEAD] >= 0:
+                    prefetch_row(values, candidates[i, j + _AHEAD], _BEGINNING)
                 if row < 0:
                     continue
                 score = np.float64(low[row]) * total + np.float64(step[row]) * size * dot(scaled, values[row])
@@ -176,21 +190,38 @@ _rerank_float16 = _rerank_codes(_dot_float16)
 
 def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int) -> tuple[I64, F32]:
     """The best `keep` of each query's candidates, best first; see `kernels.reference.rerank`."""
-    queries = np.ascontiguousarray(queries, np.float32)
+    return cascade(candidates, [Step(queries, codes, keep)], metric)
+
+
+def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64, F32]:
+    """Candidates compared step by step; see `kernels.reference.cascade`.
+
+    A thread takes a few queries through all steps: nobody waits for the slowest between two of them.
+    """
     candidates = np.ascontiguousarray(candidates, np.int64)
-    rows = np.empty((len(queries), keep), np.int64)
-    scores = np.empty((len(queries), keep), np.float32)
-    m, values = _METRICS[metric], codes.values
+    steps = [step._replace(queries=np.ascontiguousarray(step.queries, np.float32)) for step in steps]
+    n, keep = len(candidates), steps[-1].keep
+    rows, scores = np.empty((n, keep), np.int64), np.empty((n, keep), np.float32)
 
     def work(a: int, b: int) -> None:
-        ours = queries[a:b], candidates[a:b]
-        if codes.low is None:
-            _rerank_rows(*ours, values, m, rows[a:b], scores[a:b])
-        elif values.dtype == np.uint8:
-            _rerank_uint8(*ours, values, codes.low, codes.step, codes.norm2, m, rows[a:b], scores[a:b])
-        else:
-            bits = values.view(np.uint16)
-            _rerank_float16(*ours, bits, codes.low, codes.step, codes.norm2, m, rows[a:b], scores[a:b])
+        left = candidates[a:b]
+        for step in steps[:-1]:
+            kept = np.empty((b - a, step.keep), np.int64), np.empty((b - a, step.keep), np.float32)
+            _compare(step.queries[a:b], left, step.codes, metric, *kept)
+            left = kept[0]
+        _compare(steps[-1].queries[a:b], left, steps[-1].codes, metric, rows[a:b], scores[a:b])
 
-    in_blocks(len(queries), 16, work)
+    in_blocks(n, _QUERIES, work)
     return rows, scores
+
+
+def _compare(queries: F32, candidates: I64, codes: Codes, metric: Metric, rows: I64, scores: F32) -> None:
+    m, values = _METRICS[metric], codes.values
+    if codes.low is None:
+        _rerank_rows(queries, candidates, values, m, rows, scores)
+        return
+    scale = codes.low, codes.step, codes.norm2
+    if values.dtype == np.uint8:
+        _rerank_uint8(queries, candidates, values, *scale, m, rows, scores)
+    else:
+        _rerank_float16(queries, candidates, values.view(np.uint16), *scale, m, rows, scores)

@@ -7,7 +7,7 @@ follows a product live in `kernels.dense`, which is tested without a GPU; the tw
 import importlib.resources
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import Any, Literal, TypeVar, cast
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import contract, dense
-from kernels.contract import F32, F64, I64, U8, Codes, Metric
+from kernels.contract import F32, F64, I64, U8, Codes, Metric, Step
 
 COMPILE_OPTIONS = ("--std=c++17",)  # and no fast math: exact scores are exact here too
 _THREADS = 256
@@ -231,6 +231,13 @@ def _pairs(name: str, queries: Any, values: Any, at: Any, *, outputs: int) -> li
     sizes = np.int64(count * r), np.int32(r), np.int32(d)
     _launch("rerank.cu", name, -(-count * r // _PAIRS_PER_BLOCK), (queries, values, at, *results, *sizes))
     return results
+
+
+def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64, F32]:
+    """Candidates compared step by step; see `kernels.reference.cascade`."""
+    for step in steps[:-1]:
+        candidates, _ = rerank(step.queries, candidates, step.codes, metric, step.keep)
+    return rerank(steps[-1].queries, candidates, steps[-1].codes, metric, steps[-1].keep)
 
 
 @_on_gpu

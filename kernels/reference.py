@@ -1,12 +1,13 @@
 """Every kernel in a few lines of NumPy: what it means, and the oracle of all tests."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels import contract
-from kernels.contract import F32, F64, I64, U8, Codes, Metric
+from kernels.contract import F32, F64, I64, U8, Codes, Metric, Step
 
 
 def host_buffer(shape: tuple[int, ...]) -> U8:
@@ -82,6 +83,13 @@ def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: in
         best = np.lexsort((rows, -scores))[:keep]
         out_rows[i, : len(best)], out_scores[i, : len(best)] = rows[best], scores[best]
     return out_rows, out_scores
+
+
+def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64, F32]:
+    """Each step re-ranks what the one before it kept: rows (q, keep) and scores (q, keep) of the last one."""
+    for step in steps[:-1]:
+        candidates, _ = rerank(step.queries, candidates, step.codes, metric, step.keep)
+    return rerank(steps[-1].queries, candidates, steps[-1].codes, metric, steps[-1].keep)
 
 
 def _take(codes: Codes, rows: I64) -> Codes:

@@ -20,7 +20,7 @@ from engine.index.spec import SearchSpec, default_rerank
 from engine.progress import Progress, silent
 from engine.store import npy
 from engine.store.store import Store
-from kernels import Codes, Device, Kernels, load
+from kernels import Codes, Device, Kernels, Step, load
 
 BLOCK_QUERIES = 1024
 CHECKED_ON_OPENING = 512 << 20  # bytes: files up to here are read against their checksum, in a tenth of a second
@@ -141,11 +141,9 @@ class Index:
             reduced = _of_size_one(reduced)
         candidates, unanswered = self._candidates(reduced, k, probes, rerank)
         candidates = np.where(candidates == banned[:, None], -1, candidates)
-        for codes, asked, keep in self._steps(queries, reduced, k, rerank):
-            if candidates.shape[1] > keep:
-                candidates, _ = self.kernels.rerank(asked, candidates, codes, metric, keep)
         data = Codes(self.store.layer(self.layer))
-        rows, scores = self.kernels.rerank(queries, candidates, data, metric, k)
+        steps = [*self._steps(queries, reduced, k, rerank, candidates.shape[1]), Step(queries, data, k)]
+        rows, scores = self.kernels.cascade(candidates, steps, metric)
         if len(unanswered):
             rows[unanswered], scores[unanswered] = compare(
                 data.values, queries[unanswered], banned[unanswered], k, metric, self.kernels,
@@ -171,16 +169,19 @@ class Index:
         return found, np.flatnonzero(wanting | (found < 0).all(axis=1))
 
     def _steps(
-        self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], k: int, rerank: int
-    ) -> Iterator[tuple[Codes, npt.NDArray[np.float32], int]]:
-        """Codes, queries and how many candidates to keep, from the cheapest comparison to the closest.
+        self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], k: int, rerank: int, given: int
+    ) -> Iterator[Step]:
+        """From the cheapest comparison to the closest, those that leave fewer of the `given` candidates.
 
         The first step keeps an eighth, so that more candidates always mean more exact comparisons too.
         """
-        if self.sketch is not None:
-            yield self.sketch, reduced, max(4 * k, rerank // 8)
+        if self.sketch is not None and (keep := max(4 * k, rerank // 8)) < given:
+            yield Step(reduced, self.sketch, keep)
+            given = keep
         if self.refine is not None and self.reduction is not None:
-            yield self.refine, self.reduction.scaled(queries), max(k + max(k // 2, 6), rerank // 16)
+            keep = max(k + max(k // 2, 6), rerank // 16)
+            if keep < given:
+                yield Step(self.reduction.scaled(queries), self.refine, keep)
 
 
 def _of_size_one(reduced: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

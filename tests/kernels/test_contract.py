@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kernels import Codes, reference
+from kernels import Codes, Step, reference
 from tests.kernels.arrays import (
     KINDS,
     METRICS,
@@ -228,6 +228,20 @@ def test_rerank_reads_maps_of_files_and_gathers_rows(kernels, kind, tmp_path):
         found = kernels.rerank(queries, at, where, "ip", 6)
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
+
+
+@pytest.mark.parametrize("queries_asked", [1, 33, 70])
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_a_cascade_is_one_step_after_the_other(kernels, metric, queries_asked):
+    queries, rows, at = whole_numbers(8, queries_asked, 60, 24, 30)
+    wide, exact = codes_of(rows, "uint8"), Codes(rows)
+    steps = [Step(queries, wide, 12), Step(queries, wide, 7), Step(queries, exact, 9)]
+    found, expected = kernels.cascade(at, steps, metric), reference.cascade(at, steps, metric)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
+    assert (found[0][:, 7:] == -1).all()  # what a step left out does not come back
+    alone = kernels.cascade(at, steps[-1:], metric)
+    np.testing.assert_array_equal(alone[0], kernels.rerank(queries, at, exact, metric, 9)[0])
 
 
 @given(data=st.data())
