@@ -43,7 +43,7 @@ def _child(document: Any, way: tuple[Any, ...]) -> Any:
 def _bend(choices: Choices, parent: Any, key: Any, document: Any, ways: list[tuple[Any, ...]]) -> None:
     how = choices.below(8)
     if how < 3:
-        parent[key] = choices.pick(_VALUES)
+        parent[key] = copy.deepcopy(choices.pick(_VALUES))  # or a later bend would change the table, and run in circles
     elif how == 3:
         parent[key] = copy.deepcopy(_child(document, choices.pick(ways)))
     elif how == 4:
