@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
+from engine.index.filter import Filter
 from engine.index.result import SearchResult
 from engine.progress import Progress, silent
 from engine.store.store import Store
@@ -26,22 +27,26 @@ def exact_search(
     metric: Metric,
     kernels: Kernels,
     exclude: npt.NDArray[np.int64] | None = None,
+    within: Filter | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """The k nearest rows of the whole layer for each query (q, dim), with exact scores; never a removed photo.
+
+    within: the rows that may be in an answer; all that are not removed, unless given.
 
     exclude: (q,) photo ids, one for each query, that must not be in its answer (−1 for none). A matrix product
     finds somewhat more than k rows; their scores are then computed one by one, as those of an index are. Where
     the two disagree so much that a row may have been missed, the product is taken again in float64.
     """
     data = store.layer(layer)
+    removed = store.removed if within is None else ~within.mask
     banned = excluded_rows(store, exclude, len(queries))
     rows = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     for start in range(0, len(queries), BLOCK_QUERIES):
         part = np.s_[start : start + BLOCK_QUERIES]
         progress("exact search", start, len(queries), unit="queries")
-        rows[part], scores[part] = compare(data, queries[part], banned[part], k, metric, kernels, removed=store.removed)
+        rows[part], scores[part] = compare(data, queries[part], banned[part], k, metric, kernels, removed=removed)
     progress("exact search", len(queries), len(queries), unit="queries")
     return SearchResult.of_rows(store, rows, scores)
 

@@ -183,10 +183,17 @@ def most_candidates(device: Device, rows: int) -> int:
     return rows if device.kind == "cpu" else min(rows, GPU_MAX_K)
 
 
-def search(shard: Any, queries: F32, count: int, probes: int) -> tuple[F32, I64]:
+def filters(device: Device) -> bool:
+    """Whether `search` takes a filter on this device: classic IVF-PQ on CUDA passes over it in silence."""
+    return device.kind == "cpu"
+
+
+def search(
+    shard: Any, queries: F32, count: int, probes: int, bits: npt.NDArray[np.uint8] | None = None
+) -> tuple[F32, I64]:
     """The `count` nearest codes for each reduced query: (closeness (q, count), rows (q, count); −1 = absent).
 
-    Closeness is higher-is-better for every metric.
+    Closeness is higher-is-better for every metric. bits: row i may be found if bit i % 8 of byte i // 8 is set.
     """
     module = faiss()
     if _on_gpu(shard) and (count > GPU_MAX_K or min(probes, shard.nlist) > GPU_MAX_PROBES):
@@ -194,10 +201,12 @@ def search(shard: Any, queries: F32, count: int, probes: int) -> tuple[F32, I64]
             f"--rerank {count}, --probes {probes}: IVF-PQ on CUDA takes at most {GPU_MAX_K} of each. "
             "Lower them, or use --device cpu."
         )
+    if bits is not None and _on_gpu(shard):
+        raise AssertionError("a filter would be ignored")
+    settings: dict[str, Any] = {} if bits is None else {"sel": module.IDSelectorBitmap(bits)}
+    parameters = module.SearchParametersIVF(nprobe=min(probes, shard.nlist), **settings)
     with _failing_clearly("search"):
-        distances, rows = shard.search(
-            np.ascontiguousarray(queries), count, params=module.SearchParametersIVF(nprobe=min(probes, shard.nlist))
-        )
+        distances, rows = shard.search(np.ascontiguousarray(queries), count, params=parameters)
     if shard.metric_type != module.METRIC_INNER_PRODUCT:
         distances = -distances
     return distances, rows

@@ -1,5 +1,6 @@
 """Searching an index: candidates from the shards, then closer and closer comparisons with fewer and fewer rows."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from engine.index import ivfpq, shards
 from engine.index.build import sum_file
 from engine.index.device import settle
 from engine.index.exact import compare, exact_search, excluded_rows
+from engine.index.filter import Filter
 from engine.index.manifest import IndexManifest, Part, read_index_manifest, stale
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
@@ -22,7 +24,10 @@ from engine.store import npy
 from engine.store.store import Store
 from kernels import Codes, Device, Kernels, Step, load
 
-BLOCK_QUERIES = 1024
+BLOCK_QUERIES, BLOCK_CANDIDATES = 1024, 1 << 22
+# A part of the rows whose codes are all compared: 256 bytes for each of them, where the lists of a search for so few
+# take 64 bytes for each row of many times as many.
+SMALL_PART = 0.05
 CHECKED_ON_OPENING = 512 << 20  # bytes: files up to here are read against their checksum, in a tenth of a second
 
 
@@ -83,14 +88,17 @@ class Index:
         """The layer that is indexed."""
         return self.manifest.spec.layer
 
-    def settings(self, spec: SearchSpec) -> tuple[int, int]:
+    def settings(self, spec: SearchSpec, within: Filter | None = None) -> tuple[int, int]:
         """The probes and the candidates that a search with this specification uses."""
-        lists, photos = self.manifest.spec.lists or 1, self.photos
+        lists, photos = self.manifest.spec.lists or 1, self.photos if within is None else within.count
         wanted = max(self.manifest.rerank, default_rerank(spec.k, photos, self.manifest.spec.metric))
         chosen = max(min(wanted, ivfpq.most_candidates(self.device, photos)), spec.k)
         rerank = min(spec.rerank or chosen, photos)
         # Who wants all rows compared, or nearly as many as there are, wants no list left out.
         probes = spec.probes or (lists if rerank >= photos else self.manifest.probes)
+        if not spec.probes and within is not None and within.count:
+            # The nearest of a part lie farther away than those of all: in more lists, but not in as many times more.
+            probes = math.ceil(probes * math.sqrt(len(self) / within.count))
         return min(probes, lists), max(rerank, 1)
 
     def search(
@@ -99,89 +107,114 @@ class Index:
         spec: SearchSpec | None = None,
         *,
         exclude: npt.ArrayLike | None = None,
+        within: Filter | None = None,
         progress: Progress = silent,
     ) -> SearchResult:
         """The k nearest photos of each query, with exact scores; never one that was removed from the store.
 
         queries: (n, dim) or (dim,) finite float32. exclude: (n,) photo ids, one for each query, that its answer
-        must not contain (−1 for none). Any number of queries in bounded memory. InputError for a wrong shape or
-        values that are not finite.
+        must not contain (−1 for none). within: the photos that answers are made of; see `Filter.of_ids`. Any number
+        of queries in bounded memory. InputError for a wrong shape or values that are not finite.
         """
         spec = spec or SearchSpec()
         rows = check_queries(queries, self.manifest.dim, self.layer)
         banned = None if exclude is None else np.atleast_1d(np.asarray(exclude, np.int64))
-        probes, rerank = self.settings(spec)
-        if not self.shards or (rerank >= self.photos and probes >= (self.manifest.spec.lists or 0)):
+        within = within or Filter.of_store(self.store)
+        probes, rerank = self.settings(spec, within)
+        photos = len(self) if within is None else within.count
+        if not self.shards or (rerank >= photos and probes >= (self.manifest.spec.lists or 0)):
             metric = self.manifest.spec.metric
             return exact_search(
                 self.store, self.layer, rows, spec.k, metric=metric, kernels=self.kernels, exclude=banned,
-                progress=progress,
+                within=within, progress=progress,
             )  # fmt: skip
         found = np.full((len(rows), spec.k), -1, np.int64)
         scores = np.full((len(rows), spec.k), -np.inf, np.float32)
         banned_rows = excluded_rows(self.store, banned, len(rows))
-        for start in range(0, len(rows), BLOCK_QUERIES):
-            part = np.s_[start : start + BLOCK_QUERIES]
-            found[part], scores[part] = self._block(rows[part], banned_rows[part], spec.k, probes, rerank)
-            progress("search", min(start + BLOCK_QUERIES, len(rows)), len(rows), unit="queries")
+        asked = _Asked(spec.k, probes, rerank, within)
+        block = max(min(BLOCK_QUERIES, BLOCK_CANDIDATES // asked.width(len(self))), 1)
+        for start in range(0, len(rows), block):
+            part = np.s_[start : start + block]
+            found[part], scores[part] = self._block(rows[part], banned_rows[part], asked)
+            progress("search", min(start + block, len(rows)), len(rows), unit="queries")
         return SearchResult.of_rows(self.store, found, scores)
 
     def _block(
-        self,
-        queries: npt.NDArray[np.float32],
-        banned: npt.NDArray[np.int64],
-        k: int,
-        probes: int,
-        rerank: int,
+        self, queries: npt.NDArray[np.float32], banned: npt.NDArray[np.int64], asked: "_Asked"
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         assert self.reduction is not None
         metric = self.manifest.spec.metric
         reduced = self.reduction.apply(queries, self.kernels)
         if metric == "ip":
             reduced = _of_size_one(reduced)
-        candidates, unanswered = self._candidates(reduced, k, probes, rerank)
+        candidates, unanswered = self._candidates(reduced, asked)
         candidates = np.where(candidates == banned[:, None], -1, candidates)
         data = Codes(self.store.layer(self.layer))
-        steps = [*self._steps(queries, reduced, k, rerank, candidates.shape[1]), Step(queries, data, k)]
+        steps = [*self._steps(queries, reduced, asked, candidates.shape[1]), Step(queries, data, asked.k)]
         rows, scores = self.kernels.cascade(candidates, steps, metric)
         if len(unanswered):
             rows[unanswered], scores[unanswered] = compare(
-                data.values, queries[unanswered], banned[unanswered], k, metric, self.kernels,
-                removed=self.store.removed,
+                data.values, queries[unanswered], banned[unanswered], asked.k, metric, self.kernels,
+                removed=None if asked.within is None else ~asked.within.mask,
             )  # fmt: skip
         return rows, scores
 
     def _candidates(
-        self, reduced: npt.NDArray[np.float32], k: int, probes: int, rerank: int
+        self, reduced: npt.NDArray[np.float32], asked: "_Asked"
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows (q, ≥ rerank) from the lists, none of them removed, and the queries (u,) that the lists cannot answer.
+        """Rows (q, ≥ rerank) that may be in an answer, and the queries (u,) that the lists cannot answer.
 
-        FAISS has no order for rows that are all alike, and lists may hold hardly more than removed rows.
+        FAISS has no order for rows that are all alike. Of a small part of the rows all are candidates: to compare
+        them takes less time than to find the lists that they lie in.
         """
-        mask = self.store.removed
-        if mask is None:
-            found = shards.candidates(self.shards, reduced, rerank, probes)
-            return found, np.flatnonzero((found < 0).all(axis=1))
-        # One more than the answer: the query's own photo may be among them.
-        least, most = min(k + 1, self.photos), ivfpq.most_candidates(self.device, len(self))
-        removed = shards.Removed(mask=mask, least=least, most=most)
-        found, wanting = shards.present_candidates(self.shards, reduced, rerank, probes, removed)
-        return found, np.flatnonzero(wanting | (found < 0).all(axis=1))
+        within = asked.within
+        if within is None:
+            found = shards.candidates(self.shards, reduced, asked.rerank, asked.probes)
+        elif asked.all_of_them(len(self)):
+            return np.broadcast_to(within.rows, (len(reduced), within.count)), np.empty(0, np.int64)
+        elif ivfpq.filters(self.device):
+            found = shards.allowed_candidates(self.shards, reduced, asked.rerank, asked.probes, within)
+        else:
+            # One more than the answer: the query's own photo may be among them.
+            least, most = min(asked.k + 1, within.count), ivfpq.most_candidates(self.device, len(self))
+            removed = shards.Removed(mask=~within.mask, least=least, most=most)
+            found, wanting = shards.present_candidates(self.shards, reduced, asked.rerank, asked.probes, removed)
+            return found, np.flatnonzero(wanting | (found < 0).all(axis=1))
+        return found, np.flatnonzero((found < 0).all(axis=1))
 
     def _steps(
-        self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], k: int, rerank: int, given: int
+        self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], asked: "_Asked", given: int
     ) -> Iterator[Step]:
         """From the cheapest comparison to the closest, those that leave fewer of the `given` candidates.
 
         The first step keeps an eighth, so that more candidates always mean more exact comparisons too.
         """
-        if self.sketch is not None and (keep := max(4 * k, rerank // 8)) < given:
+        k = asked.k
+        if self.sketch is not None and (keep := max(4 * k, asked.rerank // 8)) < given:
             yield Step(reduced, self.sketch, keep)
             given = keep
         if self.refine is not None and self.reduction is not None:
-            keep = max(k + max(k // 2, 6), rerank // 16)
+            keep = max(k + max(k // 2, 6), asked.rerank // 16)
             if keep < given:
                 yield Step(self.reduction.scaled(queries), self.refine, keep)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one search is: neighbours, lists, candidates, and the rows that may be found (None: any)."""
+
+    k: int
+    probes: int
+    rerank: int
+    within: Filter | None
+
+    def all_of_them(self, rows: int) -> bool:
+        """Whether every row that may be found is a candidate."""
+        return self.within is not None and self.within.count <= max(SMALL_PART * rows, self.rerank)
+
+    def width(self, rows: int) -> int:
+        """Candidates of one query."""
+        return max(self.within.count if self.within is not None and self.all_of_them(rows) else self.rerank, 1)
 
 
 def _of_size_one(reduced: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

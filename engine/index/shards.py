@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.index import ivfpq
+from engine.index.filter import Filter
 
 # Where removed rows took the place of present ones, so many times more candidates are asked for, but not past this.
 WIDER, MOST = 4, 8192
@@ -34,10 +35,17 @@ def ranges(rows: int, per_shard: int) -> list[tuple[int, int]]:
 
 
 def candidates(
-    shards: Sequence[Any], queries: npt.NDArray[np.float32], count: int, probes: int
+    shards: Sequence[Any],
+    queries: npt.NDArray[np.float32],
+    count: int,
+    probes: int,
+    bits: npt.NDArray[np.uint8] | None = None,
 ) -> npt.NDArray[np.int64]:
-    """The `count` rows of all shards whose codes are nearest to each reduced query: (q, count), −1 = absent."""
-    found = [ivfpq.search(shard, queries, count, probes) for shard in shards]
+    """The `count` rows of all shards whose codes are nearest to each reduced query: (q, count), −1 = absent.
+
+    bits: of the rows that may be among them, as `Filter.bits`; on the CPU alone.
+    """
+    found = [ivfpq.search(shard, queries, count, probes, bits) for shard in shards]
     if len(found) == 1:
         return found[0][1]
     closeness = np.concatenate([distances for distances, _ in found], axis=1)
@@ -47,10 +55,25 @@ def candidates(
     return np.take_along_axis(rows, best, axis=1)
 
 
+def allowed_candidates(
+    shards: Sequence[Any], queries: npt.NDArray[np.float32], count: int, probes: int, allowed: Filter
+) -> npt.NDArray[np.int64]:
+    """Like `candidates`, of the rows of a filter alone; where that leaves too few of them, from more lists."""
+    lists = max(shard.nlist for shard in shards)
+    enough = min(count, allowed.count) // 2 + 1
+    found = candidates(shards, queries, count, probes, allowed.bits)
+    while probes < lists and len(again := np.flatnonzero((found >= 0).sum(axis=1) < enough)):
+        probes = min(WIDER * probes, lists)
+        found[again] = candidates(shards, queries[again], count, probes, allowed.bits)
+    return found
+
+
 def present_candidates(
     shards: Sequence[Any], queries: npt.NDArray[np.float32], count: int, probes: int, removed: Removed
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Like `candidates`, about `count` of them and none removed; whether removed rows took the place of others (q,).
+
+    For IVF-PQ on CUDA, which knows no filter.
 
     More are asked for in proportion to the rows that are removed. Where that was not enough, since removed rows lie
     close together, more again; what is still wanting then can only be found by comparing with every row.

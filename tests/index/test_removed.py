@@ -131,6 +131,27 @@ def one_list(whole) -> tuple[Array, Array]:
     return np.asarray(store.fc7[at : at + 1]), rows
 
 
+@pytest.fixture
+def no_filter(monkeypatch) -> None:
+    """As on CUDA, whose lists cannot be asked for some of their rows alone."""
+    monkeypatch.setattr("engine.index.ivfpq.filters", lambda device: False)
+    monkeypatch.setattr("engine.index.search.SMALL_PART", 0)
+
+
+@pytest.mark.parametrize("left", [1, 3, 9, 10])
+def test_what_one_list_does_not_hold_is_found_in_others(without, one_list, left):
+    query, rows = one_list
+    store = without(rows[left:])
+    found = index_of(store, "l2").search(
+        query, SearchSpec(k=10, probes=1, rerank=20), exclude=store.photo_ids[rows[:1]]
+    )
+    assert (found.photo_ids >= 0).all() and not np.isin(found.photo_ids, store.photo_ids[rows[0]]).any()
+    store.rows_of(found.photo_ids[0])
+    if left > 1:
+        assert found.photo_ids[0, 0] == store.photo_ids[rows[1]]
+
+
+@pytest.mark.usefixtures("no_filter")
 @pytest.mark.parametrize("left", [1, 3, 9, 10])
 def test_a_list_of_removed_rows_does_not_cost_an_answer(without, one_list, left):
     """Less is left in the list than is asked for, the query's own photo aside: all other rows are compared."""
@@ -143,12 +164,12 @@ def test_a_list_of_removed_rows_does_not_cost_an_answer(without, one_list, left)
     check_exact(apart, query, found, 10, "l2")
 
 
-def test_a_list_that_was_too_short_before_is_no_longer_now(without, one_list):
-    """Who asks for one list alone and more than it holds gets what it holds, with or without removed rows."""
+def test_a_list_that_is_too_short_is_not_the_end(without, one_list):
+    """Candidates for as many neighbours are more than are left: all of those are compared, whatever the lists."""
     query, rows = one_list
     spec = SearchSpec(k=len(rows) + 5, probes=1)
-    found = index_of(without(rows[4:]), "l2").search(query, spec).photo_ids[0]
-    assert (found >= 0).sum() == 4
+    store = without(rows[4:])
+    check_exact(store, query, index_of(store, "l2").search(query, spec), len(rows) + 5, "l2")
 
 
 @pytest.fixture
@@ -157,15 +178,16 @@ def asked(monkeypatch) -> list[int]:
     counts: list[int] = []
     search = shards_module.candidates
 
-    def spy(shards, queries, count, probes):
+    def spy(shards, queries, count, probes, bits=None):
         counts.append(count)
-        return search(shards, queries, count, probes)
+        return search(shards, queries, count, probes, bits)
 
     monkeypatch.setattr(shards_module, "candidates", spy)
     monkeypatch.setattr("engine.index.search.compare", None)
     return counts
 
 
+@pytest.mark.usefixtures("no_filter")
 def test_where_few_candidates_are_left_more_are_asked_for(without, whole, asked):
     """The nearest 200 rows are gone but for each tenth: enough for an answer, not for a good one."""
     query = np.asarray(whole.fc7[7:8])
@@ -184,6 +206,7 @@ def test_all_rows_means_all_that_are_left(without, whole, monkeypatch):
     check_exact(store, store.fc7[:5], index.search(store.fc7[:5], SearchSpec(k=120)), 120, "cosine")
 
 
+@pytest.mark.usefixtures("no_filter")
 def test_a_search_is_widened_before_all_rows_are_compared(without, whole, asked):
     """Half of the rows removed at random: the lists still hold enough, and exact search is not asked."""
     store = without(removed_rows("half", 0))
