@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.index.build import build_index
+    from engine.index.filter import Filter
     from engine.index.result import SearchResult
     from engine.index.search import Index
     from engine.index.spec import IndexSpec, SearchSpec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "EngineError": "engine.errors",
+    "Filter": "engine.index.filter",
     "Index": "engine.index.search",
     "IndexSpec": "engine.index.spec",
     "Manifest": "engine.store.manifest",
@@ -31,7 +33,8 @@ _HOME = {
 }
 
 __all__ = [
-    "EngineError", "Index", "IndexSpec", "Manifest", "SearchResult", "SearchSpec", "Store", "build_index", "ingest",
+    "EngineError", "Filter", "Index", "IndexSpec", "Manifest", "SearchResult", "SearchSpec", "Store", "build_index",
+    "ingest",
 ]  # fmt: skip
 
 

@@ -20,8 +20,8 @@ FLOORS = {
 # which in turn are imported by name when they are needed.
 HEAVY = {
     "numba": {
-        "kernels/cpu.py", "kernels/cpu_rerank.py", "engine/store/loops.py", "engine/store/archives/walk.py",
-        "engine/store/archives/bits.py", "engine/store/archives/bzip2.py",
+        "kernels/cpu.py", "kernels/cpu_rerank.py", "kernels/prefetch.py", "engine/store/loops.py",
+        "engine/store/archives/walk.py", "engine/store/archives/bits.py", "engine/store/archives/bzip2.py",
     },
     "PIL": {"engine/store/synth_pictures.py"},
     "scipy": set(), "matplotlib": set(), "pyarrow": set(), "cupy": {"kernels/cuda.py"}, "cupy_backends": set(),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.console import Reporter
+from engine.cli.console import Reporter, err
 from engine.cli.options import (
     DeviceOption,
     ImagesOption,
@@ -18,8 +18,12 @@ from engine.cli.options import (
     settle,
 )
 from engine.errors import InputError
+from engine.words import counted
+
+MOST_NEIGHBORS = 1 << 20
 
 if TYPE_CHECKING:
+    from engine.index.filter import Filter
     from engine.index.queries import Questions
     from engine.store.store import Store
 
@@ -40,7 +44,17 @@ def query(
     vectors: Annotated[
         Path | None, typer.Option("--vectors", help="A .npy file of (n, dim) vectors.", show_default=False)
     ] = None,
-    k: Annotated[int, typer.Option("-k", help="Neighbours wanted.")] = 10,
+    k: Annotated[
+        int | None, typer.Option("-k", help="Neighbours wanted.", show_default="10; with --min-score all")
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option("--min-score", help="All photos that score at least this.", show_default=False)
+    ] = None,
+    within: Annotated[
+        Path | None,
+        typer.Option("--within", help="Only these photos: ids, one a line (or .npy).", show_default=False),
+    ] = None,
+    without: Annotated[Path | None, typer.Option("--without", help="None of these photos.", show_default=False)] = None,
     probes: Annotated[int | None, typer.Option("--probes", help="Lists visited.", show_default="the index's")] = None,
     rerank: Annotated[
         int | None, typer.Option("--rerank", help="Candidates compared again.", show_default="the index's")
@@ -73,7 +87,11 @@ def query(
         raise InputError("--csv beside --json or --out: choose one")
     settled = settle(device, needs_faiss=not exact)
     opened = Store.open(store)
-    spec = make_spec(SearchSpec, k=k, probes=probes, rerank=rerank)
+    everything = min_score is not None and k is None
+    spec = make_spec(
+        SearchSpec, k=MOST_NEIGHBORS if everything else 10 if k is None else k, probes=probes, rerank=rerank
+    )
+    among = _filter(opened, within, without)
     layer, folder = index_folder(store, layer, name)
     questions = _questions(opened, layer, photo, dat, ids_file, vectors)
     if exact:
@@ -81,7 +99,9 @@ def query(
     else:
         searcher = Searcher.of_index(Index.open(folder, device=settled, store=opened))
     with Reporter() as progress:
-        stream = searcher.answer(questions, spec, exclude_self=exclude_self, progress=progress)
+        stream = searcher.answer(
+            questions, spec, exclude_self=exclude_self, within=among, min_score=min_score, progress=progress
+        )
         heading = answers.Heading(layer=layer, metric=searcher.metric, device=str(settled), images=images)
         if out is not None:
             answers.write_parquet(stream, heading, out, as_json=json_)
@@ -91,6 +111,22 @@ def query(
             answers.print_csv(stream, heading)
         else:
             answers.print_tables(stream, heading)
+
+
+def _filter(store: "Store", within: Path | None, without: Path | None) -> "Filter | None":
+    from engine.index.filter import Filter
+    from engine.index.queries import read_ids
+
+    if within is None and without is None:
+        return None
+    made = Filter.of_ids(
+        store, within=read_ids(within) if within else None, without=read_ids(without) if without else None
+    )
+    if made.unknown:
+        err.print(
+            f"Passed over, since {store.path} does not have them: {counted(made.unknown, 'photo id')} of the filter."
+        )
+    return made
 
 
 def _questions(

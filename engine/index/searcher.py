@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from engine.errors import IndexUnusableError, InputError
 from engine.index.exact import exact_search
+from engine.index.filter import Filter
 from engine.index.manifest import read_index_manifest
 from engine.index.queries import Questions
+from engine.index.range_search import range_search
 from engine.index.result import SearchResult
 from engine.index.search import Index, check_queries
 from engine.index.spec import SearchSpec
@@ -56,9 +58,20 @@ class Searcher:
         return cls(store=store, layer=layer, metric=metric, kernels=kernels)
 
     def answer(
-        self, asked: Sequence[Questions], spec: SearchSpec, *, exclude_self: bool, progress: Progress = silent
+        self,
+        asked: Sequence[Questions],
+        spec: SearchSpec,
+        *,
+        exclude_self: bool,
+        within: Filter | None = None,
+        min_score: float | None = None,
+        progress: Progress = silent,
     ) -> Iterator[Answer]:
-        """Answers in the order of the questions, a bounded number at a time."""
+        """Answers in the order of the questions, a bounded number at a time.
+
+        within: the photos that answers are made of. min_score: all photos that score at least so much, `spec.k` of
+        them at most.
+        """
         total, done = sum(map(len, asked)), 0
         dim = self.store.layer(self.layer).shape[1]
         for questions in asked:
@@ -67,25 +80,49 @@ class Searcher:
                 if exclude_self and questions.photo_ids is not None:
                     ids = questions.photo_ids[start : start + len(block)]
                 rows = check_queries(block, dim, self.layer, partial(_name, questions, start))
-                result = self._search(rows, spec, ids)
-                past = (result.photo_ids >= 0) & ~np.isfinite(result.scores)
-                if past.any():
-                    raise InputError(
-                        f"{_name(questions, start, int(past.any(axis=1).argmax()))}: scores by {self.metric} past the "
-                        "range of float32. Scale the vectors, or use an index by cosine."
-                    )
-                yield Answer(questions=questions, start=start, result=result)
+                ask = _Block(self, rows, ids, spec, within)
+                for first, result in ask.results(min_score):
+                    past = (result.photo_ids >= 0) & ~np.isfinite(result.scores)
+                    if past.any():
+                        name = _name(questions, start, first + int(past.any(axis=1).argmax()))
+                        raise InputError(
+                            f"{name}: scores by {self.metric} past the range of float32. Scale the vectors, or use an "
+                            "index by cosine."
+                        )
+                    yield Answer(questions=questions, start=start + first, result=result)
+                    progress("search", done + first + len(result), total, unit="queries")
                 done += len(block)
-                progress("search", done, total, unit="queries")
 
-    def _search(
-        self, block: npt.NDArray[np.float32], spec: SearchSpec, exclude: npt.NDArray[np.int64] | None
-    ) -> SearchResult:
-        if self.index:
-            return self.index.search(block, spec, exclude=exclude)
+
+@dataclass(frozen=True)
+class _Block:
+    """Some queries and how they are answered."""
+
+    searcher: Searcher
+    rows: npt.NDArray[np.float32]
+    exclude: npt.NDArray[np.int64] | None
+    spec: SearchSpec
+    within: Filter | None
+
+    def results(self, min_score: float | None) -> Iterator[tuple[int, SearchResult]]:
+        """(first query, result), in order."""
+        if min_score is None:
+            yield 0, self.search(np.arange(len(self.rows)), self.spec.k)
+            return
+        photos = self.searcher.store.photos if self.within is None else self.within.count
+        yield from range_search(self.search, len(self.rows), min_score, min(self.spec.k, photos))
+
+    def search(self, at: npt.NDArray[np.int64], k: int) -> SearchResult:
+        rows, exclude = self.rows[at], None if self.exclude is None else self.exclude[at]
+        with_, index = self.searcher, self.searcher.index
+        if index:
+            rerank = None if self.spec.rerank is None else max(self.spec.rerank, k)
+            spec = self.spec.model_copy(update={"k": k, "rerank": rerank})
+            return index.search(rows, spec, exclude=exclude, within=self.within)
         return exact_search(
-            self.store, self.layer, block, spec.k, metric=self.metric, kernels=self.kernels, exclude=exclude
-        )
+            with_.store, with_.layer, rows, k, metric=with_.metric, kernels=with_.kernels, exclude=exclude,
+            within=self.within,
+        )  # fmt: skip
 
 
 def _name(questions: Questions, start: int, i: int) -> str:

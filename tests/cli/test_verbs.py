@@ -36,6 +36,24 @@ def test_query_by_photo_gives_the_contract_document(run: Run, collection: Path) 
         assert query["photo_id"] not in [neighbor["photo_id"] for neighbor in query["neighbors"]]
 
 
+def test_a_list_of_photos_is_a_filter_and_a_score_a_limit(run: Run, collection: Path, tmp_path: Path) -> None:
+    store = Store.open(collection / "store")
+    (tmp_path / "some.txt").write_text("\n".join(map(str, [*range(0, 900, 3), 10**9])))
+    np.save(tmp_path / "others.npy", np.arange(0, 900, 2))
+    words = ("query", collection / "store", "--photo", 7, "--within", tmp_path / "some.txt", "--json")
+    result = run(*words, "--without", tmp_path / "others.npy", "-k", 150)
+    neighbors = document(result)["queries"][0]["neighbors"]
+    allowed = [photo for photo in range(0, 900, 3) if photo % 2 and photo != 7]
+    assert sorted(found["photo_id"] for found in neighbors) == allowed
+    assert "does not have them: 1 photo id of the filter" in result.stderr
+    rows = np.asarray(store.fc7, np.float64)
+    scores = rows @ rows[7] / np.linalg.norm(rows, axis=1) / np.linalg.norm(rows[7])
+    least = float(np.sort(scores)[-60]) - 1e-6
+    above = document(run("query", collection / "store", "--photo", 7, "--min-score", least, "--exact", "--json"))
+    ids = [found["photo_id"] for found in above["queries"][0]["neighbors"]]
+    assert sorted(ids) == sorted(set(store.photo_ids[scores >= least].tolist()) - {7}) and len(ids) == 59
+
+
 def test_include_self_puts_the_photo_first(run: Run, collection: Path) -> None:
     found = document(run("query", collection / "store", "--photo", 7, "-k", 3, "--include-self", "--json"))
     first = found["queries"][0]["neighbors"][0]
@@ -93,6 +111,7 @@ def test_table_shows_the_picture_of_each_neighbour(run: Run, collection: Path) -
         (("--dat", "absent.dat"), "absent.dat: cannot be read"),
         (("--vectors", "absent.npy"), "absent.npy: cannot be read"),
         (("--ids-file", "absent.txt"), "absent.txt: cannot be read"),
+        (("--photo", 1, "--within", "absent.txt"), "absent.txt: cannot be read"),
     ],
 )
 def test_a_wrong_query_is_one_line_and_exit_1(run: Run, collection: Path, words: tuple[object, ...], says: str) -> None:
