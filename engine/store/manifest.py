@@ -1,6 +1,7 @@
 """`manifest.json`: what a store holds and the checksums that prove it. Written last, so its presence means whole."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -97,6 +98,12 @@ class Manifest(BaseModel):
         for name in self.query_sets:
             if name not in self.layers:
                 raise ValueError(f"queries of layer {name}, which is not there")
+        named = ["photo_ids.npy", "removed.npy", "quarantine.jsonl", *(layer.file for layer in self.layers.values())]
+        for known in self.query_sets.values():
+            named += [file for file in (known.queries, known.neighbors, known.distances) if file]
+        for file, times in Counter(named).items():
+            if times > 1:
+                raise ValueError(f"{file} is named for two things")
         return self
 
     @property

@@ -36,6 +36,15 @@ def test_queries_of_a_layer_that_is_not_there(store):
             look(path)
 
 
+def test_a_file_that_is_named_for_two_things(store):
+    path, _ = store
+    sets = json.loads((path / "manifest.json").read_bytes())["query_sets"]
+    forged(path, query_sets={"a": sets["a"] | {"queries": "distances-a.npy"}})  # `verify` looked at one of the two
+    for look in (Store.open, verify_store):
+        with pytest.raises(StoreError, match=r"distances-a\.npy is named for two things"):
+            look(path)
+
+
 @pytest.mark.parametrize("rows", [[1, 5], [-1, 4], [4, 1], [1, 1], [3, -(1 << 63) + 1, 0]])
 def test_removed_rows_that_are_none(store, rows):
     path, files = store
