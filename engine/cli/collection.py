@@ -110,9 +110,8 @@ def _counts(report: "IngestReport") -> list[tuple[str, object]]:
         rate = f"{report.files_read / report.seconds:,.0f} files/s, {sized(report.bytes_read / report.seconds)}/s"
         lines = [("read", f"{done} ({rate}, {counted(report.threads, 'thread')})")]
     back = shlex.join(["mirsearch", "remove", str(report.store), "--undo"])
-    known = report.known - report.passed_over
     counts = [
-        ("known", known, f"{_files(known)} of photos that the store has already"),
+        ("known", report.known, f"{_files(report.known)} of photos that the store has already"),
         ("replaced", report.replaced, "of them had other content, which the store has now"),
         (
             "passed over",

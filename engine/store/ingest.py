@@ -39,8 +39,8 @@ class IngestReport:
     """What an ingest did. seconds: from the first folder to the renamed manifest.
 
     photos: rows that are new. total: photos in the store now. removed: photos beside them that are marked as gone.
-    known: records of photos whose rows the store had before. passed_over: those of them whose photos are marked as
-    gone, which they stay. replaced: those whose rows were rewritten. resumed: new rows that an interrupted run had
+    known: records of photos that the store had before. passed_over: records of photos that are marked as gone, which
+    they stay. replaced: rows of known photos that were rewritten. resumed: new rows that an interrupted run had
     written. repeated: records that held a new photo's very content again.
     """
 
@@ -97,7 +97,7 @@ def ingest(
         try:
             job.run()
         except DiskFullError as error:
-            raise DiskFullError(f"{error} It continues where it was and needs {_needed(job)} more.") from error
+            raise DiskFullError(f"{error} {_goes_on(job)}") from error
         if not writer.rows:
             raise InputError(_none_usable(job, sources))
         writer.sort()
@@ -110,10 +110,11 @@ def ingest(
             replaced = replacement.publish(manifest).replaced if replacement else 0
     read = new - writer.resumed + (job.known - job.passed_over if replace else 0)
     return IngestReport(
-        store=store, photos=new, total=manifest.photos, removed=manifest.rows - manifest.photos, known=job.known,
-        passed_over=job.passed_over, replaced=replaced, resumed=writer.resumed, refused=len(job.refused),
-        repeated=job.repeated, ignored=job.ignored, files_read=read, bytes_read=read * RECORD_BYTES,
-        seconds=time.perf_counter() - started, seconds_finding=finding, device=str(device), threads=job.threads,
+        store=store, photos=new, total=manifest.photos, removed=manifest.rows - manifest.photos,
+        known=job.known - job.passed_over, passed_over=job.passed_over, replaced=replaced, resumed=writer.resumed,
+        refused=len(job.refused), repeated=job.repeated, ignored=job.ignored, files_read=read,
+        bytes_read=read * RECORD_BYTES, seconds=time.perf_counter() - started, seconds_finding=finding,
+        device=str(device), threads=job.threads,
     )  # fmt: skip
 
 
@@ -139,6 +140,7 @@ class _Ingest(_Counts):
         self.known_ids = np.sort(known_ids)
         self.gone_ids = known_ids[:0] if gone is None else known_ids[gone]
         self.records = 0
+        self.unpacking: bytes | None = None  # the archive that is being read from its beginning
 
     def run(self) -> None:
         self._stop_if_strict(self.refused)
@@ -157,6 +159,7 @@ class _Ingest(_Counts):
         sizes = [os.stat(archive).st_size for archive in self.found.streams]  # noqa: PTH116
         read = 0
         for archive, size in zip(self.found.streams, sizes, strict=True):
+            self.unpacking = archive
             for position, records_so_far in self._archive(archive):
                 name = os.fsdecode(os.path.basename(archive))  # noqa: PTH119
                 detail = f"{name}: {records_so_far:,} photos{self._aside()}"
@@ -228,10 +231,14 @@ def _none_usable(job: "_Ingest", sources: Sequence[Path]) -> str:
     return f"{first.source}: {first.reason}. {none}"
 
 
-def _needed(job: "_Ingest") -> str:
-    """How many bytes are still to be written, as far as that can be known."""
-    left = max(job.records - job.writer.written, 0) * RECORD_BYTES
-    return f"{sized(left)}{' and what the archives hold' if job.found.streams else ''}"
+def _goes_on(job: "_Ingest") -> str:
+    """Where the same command continues and how many bytes it then writes, as far as that can be known."""
+    left = sized(max(job.records - job.writer.written, 0) * RECORD_BYTES)
+    if job.unpacking is not None:
+        where = f"It continues with {os.fsdecode(job.unpacking)}, from its beginning"
+        return f"{where}: how much room that needs cannot be known before it is read."
+    unread = " and what the compressed archives hold, which cannot be known before they are read"
+    return f"It continues where it was and needs {left} more{unread if job.found.streams else ''}."
 
 
 def _check_room(writer: StoreWriter, records: int, streams: Sequence[bytes]) -> None:

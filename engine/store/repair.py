@@ -20,6 +20,7 @@ from engine.store.dat import LAYERS, RECORD_BYTES
 from engine.store.hold import CHANGE_PART, held
 from engine.store.manifest import Manifest, digest, read_manifest
 from engine.store.publish import QUARANTINE
+from engine.store.repair_ids import IdSearch
 from engine.store.reread import REREADERS, Reread, Stream
 from engine.store.rows_file import RowsFile
 from engine.store.sources import Found, Listing, find_sources
@@ -70,7 +71,7 @@ def repair_store(
         repaired, damage, lost = list[Damage](), list[Damage](), dict[str, str]()
         if before.whole or before.blocks:
             work = _Repair(path, manifest, device, progress)
-            left = work.run(before, find_sources(sources, progress=progress), forget_removed=forget_removed)
+            left = work.run(before, sources, forget_removed=forget_removed)
             repaired = [damage for damage in _mended(before, left, manifest) if damage.file not in work.lost]
             damage = [work.named(bad, left.ids, sources) for bad in left.damage(manifest)]
             lost = work.lost
@@ -100,18 +101,23 @@ class _Repair:
         self.reread = Reread(device)
         self.known = np.empty(0, np.int64)
         self.lost: dict[str, str] = {}
+        self.tried = ""  # of photo_ids.npy, in vain
         self.from_dat = {name: layer.dim for name, layer in manifest.layers.items()} == LAYERS
 
-    def run(self, before: Findings, found: Found, *, forget_removed: bool) -> Findings:
+    def run(self, before: Findings, sources: Sequence[Path], *, forget_removed: bool) -> Findings:
         """Mend what can be; what is left, each block with the reason why it could not be."""
+        found = find_sources(sources, progress=self.progress)
         reshaped = {damage.file for damage in before.whole}
         for name, layer in self.manifest.layers.items():
             if layer.file in reshaped:
                 repair_files.mend_shape(self.path, name, self.manifest)
-        self._files(before.whole, found)
+        bad = self._bad_now(before, reshaped)
+        repair_files.mend_files(self.path, self.manifest, before.whole, found.listing.photo_ids)
+        if examine_files(self.path, self.manifest)[1] is None and self.from_dat and sources:
+            search = IdSearch(self.path, self.manifest, self.device, self.progress)
+            self.tried = search.run(found, sources, {block.number for block in bad})
         self._begin_anew(forget_removed=forget_removed)
         whole, ids = examine_files(self.path, self.manifest)
-        bad = self._bad_now(before, reshaped)
         reason = ""
         if not self.from_dat:
             reason = "did not come from .dat files. Restore them from a copy, or import again"
@@ -121,13 +127,6 @@ class _Repair:
             bad = self._rows(bad, ids, found)
         left = [(block, reason or self._why(ids, block)) for block in bad]
         return Findings(whole=whole, blocks=left, ids=ids, bytes_read=0)
-
-    def _files(self, whole: Sequence[Damage], found: Found) -> None:
-        repair_files.mend_files(self.path, self.manifest, whole, found.listing.photo_ids)
-        left, ids = examine_files(self.path, self.manifest)
-        if ids is None and found.streams:
-            more = [Stream(archive, self.device, self.progress).photo_ids() for archive in found.streams]
-            repair_files.mend_files(self.path, self.manifest, left, np.concatenate([found.listing.photo_ids, *more]))
 
     def _begin_anew(self, *, forget_removed: bool) -> None:
         """What can only be begun anew: the list of what was set aside; the removed photos, if that is wanted."""
@@ -172,7 +171,11 @@ class _Repair:
         if (self.path / file).is_dir():
             return "A folder has its name: move that away and repair again."
         if file == IDS and self.from_dat:
-            return "Its ids are the names of the .dat files: name all sources of the store, or restore it from a copy."
+            tried = f", tried in order, source after source, and by content ({self.tried})" if self.tried else ""
+            return (
+                f"Its ids are the names of the .dat files{tried}: name all sources of the store, or restore it from a "
+                "copy."
+            )
         if file == REMOVED and (removed := self.manifest.removed):
             return (
                 f"It marked {counted(removed.count, 'photo')} as removed, and nothing else says which: restore it from "

@@ -63,6 +63,17 @@ def mend_files(path: Path, manifest: Manifest, whole: Iterable[Damage], known: I
     flush_folder(path)
 
 
+def mend_ids(path: Path, manifest: Manifest, candidates: Iterable[Ids]) -> bool:
+    """Write the first of the candidates (rows,) that has the checksum of the ids; whether one had it."""
+    for ids in candidates:
+        data = np.ascontiguousarray(ids, "<i8").tobytes()
+        if digest(data) == manifest.photo_ids_xxh3:
+            write_change(path, IDS, npy.header((manifest.rows,), "<i8", manifest.header_bytes) + data).apply(path)
+            flush_folder(path)
+            return True
+    return False
+
+
 def restart_quarantine(path: Path, manifest: Manifest) -> tuple[Manifest, str]:
     """Begin `quarantine.jsonl` anew with the lines of it that are whole, for nothing else knows what stood there.
 
@@ -149,7 +160,7 @@ def _ids(path: Path, data: bytes, manifest: Manifest, known: Ids) -> Iterator[by
     ids = np.full(manifest.rows, -1, np.int64)
     ids[: len(data) // 8] = np.frombuffer(data[: len(data) // 8 * 8], "<i8")
     known, alone = np.unique(known), list[tuple[Ids, Ids]]()
-    for photos in (known, np.setdiff1d(known, _set_aside(path))):
+    for photos in (known, np.setdiff1d(known, set_aside(path))):
         if len(photos) == manifest.rows:
             yield photos.astype("<i8").tobytes()
         strange = ~np.isin(ids, photos) | _repeated(ids)
@@ -185,7 +196,7 @@ def _fitted(ids: Ids, at: Ids, values: Ids) -> bytes:
     return changed.tobytes()
 
 
-def _set_aside(path: Path) -> Ids:
+def set_aside(path: Path) -> Ids:
     """The ids of records that were refused, and so may be in the sources and not in the store."""
     try:
         lines = [json.loads(line) for line in (path / QUARANTINE).read_bytes().splitlines()]

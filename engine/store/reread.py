@@ -59,12 +59,14 @@ class Stream:
         self._kernels, self._progress = load(device), progress
 
     def batches(
-        self, wanted: npt.NDArray[np.int64]
+        self, wanted: npt.NDArray[np.int64] | None
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Layers, npt.NDArray[np.bool_], list[bytes]]]:
-        """Of photos wanted (w,): ids (m,), records (m, 20400), layers (m, dim), whether each is good (m,), names."""
+        """Of photos wanted (w,), or all: ids (m,), records (m, 20400), layers (m, dim), whether good (m,), names."""
         for batch in self._all():
             self.damaged |= batch.damaged
-            at = np.flatnonzero(np.isin(batch.photo_ids, wanted))
+            at = np.arange(len(batch.photo_ids))
+            if wanted is not None:
+                at = np.flatnonzero(np.isin(batch.photo_ids, wanted))
             if len(at):
                 records = np.ascontiguousarray(batch.records[at])
                 layers = {layer: np.empty((len(at), dim), np.float32) for layer, dim in LAYERS.items()}

@@ -153,7 +153,7 @@ class _Search:
         self.seen.add(identity)
         kind = archives.kind_of(path)
         if kind is None:
-            self.refuse(path, "neither a .dat file nor a tar or zip archive")
+            self.refuse(path, "neither a .dat file nor a tar or zip archive by its first bytes")
         elif kind == "tar":
             members = archives.list_tar(path)
             self.refused += members.refused

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tarfile
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,97 @@ def test_ids_of_an_appended_store_with_several_damaged(store, made):
     file.write_bytes(data)
     assert repaired(store, made / "in").left == []
     assert without_lock(store) == before
+
+
+def grown_store(folder: Path, *ingests: Sequence[int]) -> tuple[Path, list[Path]]:
+    """A store that has grown by one folder after the other, and the folders."""
+    sources = [write_photos(folder / f"in{i}", photos) for i, photos in enumerate(ingests)]
+    for source in sources:
+        ingest([source], folder / "grown", device=CPU)
+    return folder / "grown", sources
+
+
+def lose(store: Path, how: str = "absent") -> None:
+    file = store / "photo_ids.npy"
+    data = file.read_bytes()
+    file.unlink()
+    ids = np.frombuffer(data, "<i8", offset=4096)
+    if how == "cut":
+        file.write_bytes(data[:4150])
+    elif how == "permuted":
+        file.write_bytes(data[:4096] + np.random.default_rng(1).permutation(ids).tobytes())
+
+
+@pytest.mark.parametrize("how", ["absent", "cut", "permuted"])
+def test_ids_of_a_store_that_has_grown_come_back_source_after_source(tmp_path, how, monkeypatch):
+    store, sources = grown_store(tmp_path, range(400, 420), range(390, 450, 2), range(0, 500, 20))
+    monkeypatch.setattr("engine.store.repair_ids.row_digests", None)  # no row need be read
+    before = without_lock(store)
+    lose(store, how)
+    report = repaired(store, *sources)
+    assert ([d.file for d in report.repaired], report.left) == (["photo_ids.npy"], [])
+    assert without_lock(store) == before
+
+
+@pytest.mark.parametrize("how", ["absent", "cut", "permuted"])
+@pytest.mark.parametrize("kind", ["folders", "more than the store has", "gz"])
+def test_ids_of_a_store_that_has_grown_come_back_by_content(tmp_path, kind, how):
+    store, sources = grown_store(tmp_path, range(400, 700), range(390, 450, 2), range(0, 500, 20))
+    remove(store, [404, 20])
+    before = without_lock(store)
+    lose(store, how)
+    if kind == "more than the store has":
+        sources.append(write_photos(tmp_path / "more", range(2000, 2010)))
+    elif kind == "gz":
+        with tarfile.open(tmp_path / "all.tar.gz", "w:gz") as archive:
+            for source in sources[1:]:
+                archive.add(source, source.name)
+        sources = [tmp_path / "all.tar.gz", sources[0]]
+    report = repaired(store, *sources[::-1])
+    assert ([d.file for d in report.repaired], report.left) == (["photo_ids.npy"], [])
+    assert without_lock(store) == before
+
+
+@pytest.mark.parametrize(
+    ("alike", "named"), [({"a": [105], "b": [9, 111, 115]}, "ba"), ({"a": [105, 140], "b": [9, 101, 107]}, "ab")]
+)
+def test_photos_of_equal_content_get_their_ids_in_order(tmp_path, alike, named):
+    """Where they stand among their neighbours says it, or the order in which the sources are named."""
+    write_photos(tmp_path / "a", range(100, 160, 10))
+    write_photos(tmp_path / "b", [*range(110, 120, 2), 200])
+    for folder, photos in alike.items():
+        for photo in photos:
+            write_photo(tmp_path / folder, photo, photo_bytes(1))
+        ingest([tmp_path / folder], tmp_path / "store", device=CPU)
+    before = without_lock(tmp_path / "store")
+    lose(tmp_path / "store")
+    write_photos(tmp_path / "b", [300])  # so that counting does not do
+    assert repaired(tmp_path / "store", *(tmp_path / folder for folder in named)).left == []
+    assert without_lock(tmp_path / "store") == before
+
+
+def test_damaged_rows_do_not_hinder_the_search_for_ids(tmp_path):
+    store, sources = grown_store(tmp_path, range(400, 700), range(390, 450, 2))
+    before = without_lock(store)
+    lose(store)
+    spoil(store / "fc7.npy", 4096 + 5)
+    report = repaired(store, *sources[::-1])
+    assert ({d.file for d in report.repaired}, report.left) == ({"photo_ids.npy", "fc7.npy"}, [])
+    assert without_lock(store) == before
+
+
+def test_what_was_tried_for_the_ids_in_vain_is_said(tmp_path):
+    store, sources = grown_store(tmp_path, range(400, 420), range(390, 450, 2))
+    lose(store)
+    damaged = without_lock(store)
+    (left,) = repaired(store, sources[1]).left
+    assert left.file == "photo_ids.npy"
+    assert "source after source, and by content (10 of 40 rows found no record): name all sources" in left.reason
+    assert "\n" not in left.reason
+    assert without_lock(store) == damaged
+    (store / "fc8.npy").unlink()
+    (store / "fc8.npy").mkdir()
+    assert [d.file for d in repaired(store, sources[1]).left] == ["photo_ids.npy", "fc8.npy"]
 
 
 def test_rows_wait_for_the_ids(store, tmp_path):

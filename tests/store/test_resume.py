@@ -4,11 +4,13 @@ import json
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +341,29 @@ def test_a_full_disk_leaves_the_store_that_was_there(tmp_path):
     assert verify_store(tmp_path / "store").damage == []
     assert ingest([tmp_path / "in"], tmp_path / "store", device=CPU).photos == 200
     assert Store.open(tmp_path / "store").photo_ids.tolist() == list(range(300))
+
+
+def test_a_full_disk_while_an_archive_is_unpacked_is_said_truly(tmp_path):
+    write_photos(tmp_path / "in", range(20))
+    write_photos(tmp_path / "more", range(100, 400))
+    with tarfile.open(tmp_path / "more.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "more", "more")
+    work = partial(ingest, [tmp_path / "in", tmp_path / "more.tar.gz"], tmp_path / "store", device=CPU)
+    again = f"continues with {tmp_path / 'more.tar.gz'}, from its beginning: how much room that needs cannot be known"
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for rows, says in (
+        (100, again),
+        (10, r"needs 408\.0 KB more and what the compressed archives hold, which cannot be"),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16_384 * rows, hard))
+        try:
+            with pytest.raises(EngineError, match=says):
+                work()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        shutil.rmtree(tmp_path / "store", ignore_errors=rows == 10)
+    assert work().photos == 320
 
 
 # Growing ----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.store.archives.bits import BLOCK_MARK, END_MARK, MARK_BITS, find_mark, moved, number
-from engine.store.archives.decompress import Decoder, Piece
+from engine.store.archives.decompress import MORE_DATA, Decoder, Piece
 from engine.store.archives.members import DamagedError
 
 _READ = 1 << 20
@@ -27,7 +27,6 @@ _MOST_THREADS = 32
 _FALSE_MARKS = 3  # inside one block, by chance: one bit in 2**47 begins what looks like a mark
 _CUT = "the compressed stream is cut short"
 _DAMAGED = "the compressed stream is damaged"
-_MORE = "other data follow the end of the compressed stream"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +157,7 @@ class _Reader:
                     self._zeros()
                     return
                 if self._data[:3] != b"BZh" or self._data[3:4] not in tuple(b"%d" % i for i in range(1, 10)):
-                    raise DamagedError(_MORE if self._at else _DAMAGED)
+                    raise DamagedError(MORE_DATA if self._at else _DAMAGED)
                 yield from self._stream(self._data[3:4])
         except DamagedError as error:
             yield error
@@ -198,13 +197,13 @@ class _Reader:
             start = max(start, (len(self._data) - 7) * 8)
             if not self._more(len(self._data) + 1):
                 ended = number(self._data, first, MARK_BITS) == END_MARK and len(self._data) > (first + 80) // 8
-                raise DamagedError(_MORE if ended else _CUT)
+                raise DamagedError(MORE_DATA if ended else _CUT)
         return int(found)
 
     def _zeros(self) -> None:
         while self._data:
             if any(self._data):
-                raise DamagedError(_MORE)
+                raise DamagedError(MORE_DATA)
             self._drop(len(self._data))
             self._more(1)
 

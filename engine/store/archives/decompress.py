@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from engine.errors import DependencyError
-from engine.store.archives.kinds import Kind
+from engine.store.archives.kinds import LONGEST_MAGIC, Kind, begins
 from engine.store.archives.members import DamagedError
 
 Piece = tuple[bytes, int]  # data, and how many bytes of the compressed file lie behind it
 LARGEST_PIECE = 1 << 22
 _READ = 1 << 17  # what follows the end of a frame is copied once per frame: many small frames, small reads
+MORE_DATA = "other data follow the end of the compressed stream"
 _LARGEST_WINDOW = 27  # 128 MiB, zstd's own limit without --long=31
 
 
@@ -52,9 +53,9 @@ def decompress(path: bytes, kind: Kind, *, threads: int) -> Generator[Piece, Non
         try:
             from engine.store.archives.bzip2 import decompress_bzip2
         except ImportError:  # a host without Numba
-            return _ahead(_frames(path, bz2.BZ2Decompressor))
+            return _ahead(_frames(path, kind, bz2.BZ2Decompressor))
         return decompress_bzip2(path, threads=threads)
-    return _ahead(_frames(path, _gzip() if kind == "gzip" else _zstd()))
+    return _ahead(_frames(path, kind, _gzip() if kind == "gzip" else _zstd()))
 
 
 def _gzip() -> Callable[[], Decoder]:
@@ -78,7 +79,7 @@ def _zstd() -> Callable[[], Decoder]:
     return lambda: zstd.ZstdDecompressor(options=options)
 
 
-def _frames(path: bytes, new: Callable[[], Decoder]) -> Generator[Piece, None, None]:
+def _frames(path: bytes, kind: Kind, new: Callable[[], Decoder]) -> Generator[Piece, None, None]:
     """One frame after another; zeros may follow the last."""
     with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (bytes: names may not be text)
         decoder, data = new(), file.read(_READ)
@@ -96,6 +97,10 @@ def _frames(path: bytes, new: Callable[[], Decoder]) -> Generator[Piece, None, N
                     raise DamagedError("other data follow the zeros after the compressed stream")
                 if not data:
                     return
+                while len(data) < LONGEST_MAGIC and (more := file.read(_READ)):
+                    data += more
+                if not begins(kind, data):  # what came before is whole, and its checksum right
+                    raise DamagedError(MORE_DATA)
                 decoder = new()
             elif decoder.needs_input:
                 data = file.read(_READ)

@@ -20,6 +20,7 @@ STORED, DEFLATED = 0, 8
 _END = struct.Struct("<4s4H2IH")
 _END64_PLACE = struct.Struct("<4sIQI")
 _END64 = struct.Struct("<4sQ2H2I4Q")
+_BEFORE_SIZE64 = 12  # bytes of that record which its own size does not count
 _ENTRY = struct.Struct("<4s6H3I5H2I")
 _LOCAL = struct.Struct("<4s5H3I2H")
 _LARGEST_DIRECTORY = 256 << 20  # some 4 million members
@@ -28,6 +29,8 @@ _ENCRYPTED = 0x2041
 _SIZES_FOLLOW = 0x8
 _IN_ZIP64 = 0xFFFFFFFF
 _DIRECTORY_DAMAGED = "its directory is damaged"
+# As after `cat a.zip b.zip`, or in an archive that unpacks itself.
+_MOVED = "its directory is not where it says: other data stand before this archive in the file, or it is damaged"
 
 
 @dataclass(kw_only=True)
@@ -93,7 +96,7 @@ def _whole_directory(handle: int) -> tuple[bytes, int, int]:
                           or found + _END.size + _END.unpack_from(tail, found)[7] != len(tail)):  # fmt: skip
         found = tail.rfind(b"PK\x05\x06", 0, found)
     if found < 0:
-        raise DamagedError("it has no directory at its end: it was cut short")
+        raise DamagedError("it has no directory at its end: it was cut short, or other data follow it")
     _, disk, first_disk, here, count, length, start, _ = _END.unpack_from(tail, found)
     end = tail_at + found
     place = os.pread(handle, _END64_PLACE.size, end - _END64_PLACE.size) if end >= _END64_PLACE.size else b""
@@ -101,12 +104,16 @@ def _whole_directory(handle: int) -> tuple[bytes, int, int]:
         record_at = _END64_PLACE.unpack(place)[2]
         record = os.pread(handle, _END64.size, record_at) if record_at < size else b""
         if len(record) < _END64.size or record[:4] != b"PK\x06\x06":
-            raise DamagedError(_DIRECTORY_DAMAGED)
-        _, _, _, _, disk, first_disk, here, count, length, start = _END64.unpack(record)
+            raise DamagedError(_MOVED)
+        _, more, _, _, disk, first_disk, here, count, length, start = _END64.unpack(record)
+        if record_at + _BEFORE_SIZE64 + more != end - _END64_PLACE.size:  # that of another zip, of the same layout
+            raise DamagedError(_MOVED)
         end = record_at
     if disk or first_disk or here != count:
         raise DamagedError("it is one of several parts: join them first")
-    if length > _LARGEST_DIRECTORY or start + length != end or count * _ENTRY.size > length:
+    if start + length != end:
+        raise DamagedError(_MOVED)
+    if length > _LARGEST_DIRECTORY or count * _ENTRY.size > length:
         raise DamagedError(_DIRECTORY_DAMAGED)
     return os.pread(handle, length, start), count, start
 

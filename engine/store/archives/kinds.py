@@ -6,6 +6,10 @@ from typing import Literal
 
 Kind = Literal["tar", "gzip", "bzip2", "zstd", "zip"]
 BLOCK = 512  # a tar is made of blocks of 512 bytes
+_GZIP = b"\x1f\x8b\x08"
+_ZSTD = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i]) + b"\x2a\x4d\x18" for i in range(16)))
+_MAGIC: dict[str, tuple[bytes, ...]] = {"gzip": (_GZIP,), "zstd": _ZSTD, "bzip2": (b"BZh",)}
+LONGEST_MAGIC = 4
 
 
 def kind_of(path: bytes) -> Kind | None:
@@ -23,11 +27,11 @@ def kind_of(path: bytes) -> Kind | None:
             os.close(handle)
     except OSError:
         return None
-    if head[:3] == b"\x1f\x8b\x08":
+    if head[:3] == _GZIP:
         return "gzip"
     if head[:3] == b"BZh" and head[3:4] in b"123456789" and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bzip2"
-    if head[:4] == b"\x28\xb5\x2f\xfd" or (head[:1] and head[0] >> 4 == 5 and head[1:4] == b"\x2a\x4d\x18"):
+    if head[:4] in _ZSTD:
         return "zstd"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "zip"
@@ -41,3 +45,8 @@ def checksum_holds(block: bytes) -> bool:
     except ValueError:
         return False
     return said > 0 and said == sum(block[:148]) + sum(block[156:BLOCK]) + 8 * 32
+
+
+def begins(kind: Kind, data: bytes) -> bool:
+    """Whether a frame of a compressed kind begins with these bytes, which may be fewer than `LONGEST_MAGIC`."""
+    return any(data[: len(magic)] == magic[: len(data)] for magic in _MAGIC[kind])

@@ -122,9 +122,11 @@ def _alone(part: Path) -> Iterator[None]:
     """Keep other processes from writing the same file at the same time; EngineError when one does."""
     handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            busy = f"{part}: another mirsearch is writing this file. Wait for it, or name another."
+            raise EngineError(busy) from None
         yield
-    except BlockingIOError:
-        raise EngineError(f"{part}: another mirsearch is writing this file. Wait for it, or name another.") from None
     finally:
         os.close(handle)

@@ -228,3 +228,25 @@ def test_flipped_bytes_never_give_other_rows(tmp_path, method, data):
     assert all(content in contents for *_, content in got.members)
     assert len(got.members) == 3 or got.refused or got.ignored
     places(tmp_path, bytes(bad))
+
+
+def test_other_data_around_a_zip_are_said(tmp_path):
+    whole = zip_of(SOME)
+    cases = {
+        whole + b"more" * 20_000: "no directory at its end: it was cut short, or other data follow it",
+        whole + b"x": "or other data follow it",
+        whole[:-9]: "it was cut short",
+        whole + whole: "other data stand before this archive",
+        whole[:4] + b"prefix" + whole: "other data stand before this archive",
+    }
+    for data, reason in cases.items():
+        got = read(tmp_path, data)
+        assert got.members == []
+        assert [reason in said for said in got.about_archive] == [True], reason
+
+
+def test_other_data_before_a_zip64_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)
+    whole = zip_of(SOME)
+    assert b"PK\x06\x06" in whole
+    assert "other data stand before this archive" in read(tmp_path, whole + whole).about_archive[0]

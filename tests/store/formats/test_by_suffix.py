@@ -217,3 +217,9 @@ def test_two_exports_to_one_file_at_once_the_second_is_refused_and_the_first_is_
             raise AssertionError("never here")
         assert part.read_bytes() == b"first"
     assert target.read_bytes() == b"first" and not part.exists()
+
+
+def test_what_would_block_while_a_file_is_written_is_not_taken_for_another_writer(tmp_path):
+    with pytest.raises(BlockingIOError, match="of the body"), aside(tmp_path / "x.bin"):
+        raise BlockingIOError(11, "of the body")
+    assert list(tmp_path.iterdir()) == []
