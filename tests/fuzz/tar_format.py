@@ -63,6 +63,8 @@ def members(data: bytes, odd: list[int] | None = None) -> list[tuple[str, bytes]
         if odd is not None and is_odd(block):
             odd.append(len(found))
         kind, size = block[156:157], number(block[124:136])
+        if kind == b"\0" and block[:100].split(b"\0", 1)[0].endswith(b"/"):  # how tar of Unix V7 wrote a folder
+            kind = b"5"
         at += _BLOCK
         if kind in b"LKxgX" and kind:
             if size is None or size < 0:
