@@ -1,0 +1,225 @@
+"""k nearest neighbours beside the field's engines: build, size, recall, throughput, latency, in one run.
+
+`python -m benchmarks.search` makes the sample collection (`--photos` and 1,000 more, which are the queries), builds
+every peer's index in a process of its own, and writes results/search-LAYER-METRIC-PHOTOS.md, .json and .png.
+
+Recall@10 is fair to ties: an answer counts when its exact score is at least the tenth true one, less a relative 1e-6.
+Throughput: all queries in one call; every setting of every peer once a round, rounds in turn, medians. Latency:
+single queries at each peer's quickest setting of recall 0.95. Bytes: of the files of the index for each vector;
+graphs over raw vectors and ScaNN hold these, mirsearch and the rivals read them from the store.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.ingest import sample
+from benchmarks.machine import RESULTS, table, write_result
+from benchmarks.peers import CPU, F32, I64, PEERS, Peer, Rival, Task
+from engine.index.exact import exact_search
+from engine.store.dat import PHOTOS_PER_FOLDER, examine, relative_path
+from engine.store.ingest import ingest
+from engine.store.store import Store
+from kernels import Codes, load
+
+K, QUERIES, SINGLES = 10, 1_000, 300
+TARGETS = (0.90, 0.95, 0.98, 0.99)
+
+
+@dataclass
+class Point:
+    """One setting of one peer."""
+
+    peer: str
+    name: str
+    setting: Any
+    recall: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    singles: list[Any] = field(default_factory=list)
+
+    @property
+    def qps(self) -> float:
+        """Queries per second."""
+        return QUERIES / statistics.median(self.seconds)
+
+
+def collection(folder: Path, photos: int, layer: str) -> tuple[Store, F32]:
+    """A store of so many photos, and the layer of 1,000 others as queries."""
+    if photos % PHOTOS_PER_FOLDER:
+        raise SystemExit(f"--photos {photos}: expected a multiple of {PHOTOS_PER_FOLDER:,}")
+    features = sample(folder, photos + QUERIES) / "features"
+    store = folder / f"store-{photos}"
+    if not (store / "manifest.json").exists():
+        ingest([features / str(number) for number in range(photos // PHOTOS_PER_FOLDER)], store, device=CPU)
+    queries = [_layer(features / relative_path(number), layer) for number in range(photos, photos + QUERIES)]
+    return Store.open(store), np.array(queries)
+
+
+def _layer(file: Path, layer: str) -> F32:
+    reason, record = examine(file)
+    if record is None:
+        raise SystemExit(f"{file}: {reason}")
+    return np.array(record[layer])
+
+
+def build(task: Task, name: str) -> dict[str, float]:
+    """Build a peer, or take over what is there."""
+    facts = task.folder / "facts.json"
+    if not facts.exists():
+        task.folder.mkdir(parents=True, exist_ok=True)
+        words = [str(task.store.path), task.layer, task.metric, name, str(task.folder)]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.peer_build", *words], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+        facts.write_text(done.stdout.splitlines()[-1])
+    found: dict[str, float] = json.loads(facts.read_text())
+    files = [task.folder / "index", *(task.folder / "index").glob("*")]
+    found["bytes"] = sum(file.stat().st_size for file in files if file.is_file())
+    return found
+
+
+class Recall:
+    """Of answers, against the exact one."""
+
+    def __init__(self, task: Task, queries: F32) -> None:
+        self.task, self.queries, self.kernels = task, queries, load(CPU)
+        truth = exact_search(task.store, task.layer, queries, K, metric=task.metric, kernels=self.kernels)
+        least = truth.scores[:, -1].astype(np.float64)
+        self.least = least - 1e-6 * np.abs(least)
+
+    def __call__(self, found: I64) -> float:
+        """Of rows (q, k), k ≥ 10."""
+        found = np.where(np.arange(found.shape[1]) < K, found, -1)
+        _, scores = self.kernels.rerank(self.queries, found, Codes(self.task.rows), self.task.metric, K)
+        return float((scores >= self.least[:, None]).mean())
+
+
+def measure(peers: dict[str, Peer], queries: F32, recall: Recall, rounds: int) -> list[Point]:
+    """Every setting of every peer."""
+    points = [Point(name, label, setting) for name, peer in peers.items() for label, setting in peer.settings]
+    for point in points:
+        point.recall = recall(peers[point.peer].search(queries, K, point.setting))
+        print(f"{point.peer}, {point.name}: recall {point.recall:.4f}", flush=True)
+    chosen = {id(best) for name in peers if (best := quickest_so_far(points, name, 0.95))}
+    for number in range(rounds):
+        print(f"round {number + 1} of {rounds}", flush=True)
+        for point in points:
+            peer = peers[point.peer]
+            if point.peer == "exact" and number:
+                continue
+            started = time.perf_counter()
+            peer.search(queries, K, point.setting)
+            point.seconds.append(time.perf_counter() - started)
+            if id(point) in chosen:
+                point.singles.append(one_by_one(peer, queries, point.setting, 20 if point.peer == "exact" else SINGLES))
+    return points
+
+
+def quickest_so_far(points: list[Point], peer: str, least: float) -> Point | None:
+    """The first setting, which are in order from quick to thorough, that reaches a recall."""
+    return next((point for point in points if point.peer == peer and point.recall >= least), None)
+
+
+def one_by_one(peer: Peer, queries: F32, setting: Any, count: int) -> Any:
+    """Milliseconds of single queries (count,)."""
+    taken = np.empty(count)
+    for i in range(-5, count):
+        started = time.perf_counter()
+        peer.search(queries[i % len(queries)][None], K, setting)
+        if i >= 0:
+            taken[i] = (time.perf_counter() - started) * 1e3
+    return taken
+
+
+def at_recall(points: list[Point], peer: str, least: float) -> Point | None:
+    """The setting of most throughput that reaches a recall."""
+    good = [point for point in points if point.peer == peer and point.recall >= least and point.seconds]
+    return max(good, key=lambda point: point.qps, default=None)
+
+
+def report(points: list[Point], facts: dict[str, dict[str, float]], rows: int) -> str:
+    """The table: a line for each peer."""
+    lines = []
+    for name, known in facts.items():
+        best = [at_recall(points, name, least) for least in TARGETS]
+        cells = [f"{point.qps:,.0f} ({point.recall:.3f})" if point else "–" for point in best]
+        timed = next((point for point in points if point.peer == name and point.singles), None)
+        p50, p99 = (
+            (statistics.median(float(np.percentile(taken, q)) for taken in timed.singles) for q in (50, 99))
+            if timed
+            else (float("nan"), float("nan"))
+        )
+        lines.append(
+            [name, f"{known['seconds']:.0f}", f"{known['peak_mib']:,.0f}", f"{known['bytes'] / rows:,.0f}", *cells,
+             f"{p50:.2f} / {p99:.2f}"]
+        )  # fmt: skip
+    header = ["engine", "build s", "build MiB", "bytes/vector", *(f"queries/s at ≥ {least}" for least in TARGETS)]
+    return table([*header, "one query, ms p50 / p99"], lines)
+
+
+def draw(points: list[Point], title: str, path: Path) -> None:
+    """Throughput over recall."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    for name in dict.fromkeys(point.peer for point in points):
+        mine = sorted((p for p in points if p.peer == name and p.seconds), key=lambda p: p.recall)
+        style = {"linewidth": 2.5, "color": "#c0392b"} if name == "mirsearch" else {"linewidth": 1.2}
+        axes.plot([p.recall for p in mine], [p.qps for p in mine], "o-", markersize=3.5, label=name, **style)
+    axes.set(xlabel="recall@10", ylabel="queries per second", yscale="log", title=title, xlim=(0.8, 1.003))
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Build, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=int, default=100_000)
+    parser.add_argument("--layer", default="fc7")
+    parser.add_argument("--metric", default="cosine", choices=["cosine", "ip", "l2"])
+    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
+    options = parser.parse_args()
+    store, queries = collection(options.dir, options.photos, options.layer)
+    facts, peers = {}, {}
+    for name in options.peers:
+        folder = options.dir / f"peers-{options.layer}-{options.metric}-{options.photos}" / name.replace(" ", "-")
+        task = Task(store=store, layer=options.layer, metric=options.metric, folder=folder)
+        print(f"build {name}", flush=True)
+        facts[name] = build(task, name)
+        peers[name] = PEERS[name]
+        peers[name].open(task)
+        if isinstance(peers[name], Rival):  # whose candidates are compared by our codes
+            facts[name]["bytes"] += len(store) * (store.layer(options.layer).shape[1] + 12)
+    recall = Recall(task, queries)
+    points = measure(peers, queries, recall, options.rounds)
+    name = f"search-{options.layer}-{options.metric}-{options.photos}"
+    RESULTS.mkdir(exist_ok=True)
+    title = f"{options.layer}, {options.metric}, {options.photos:,} photos, k = {K}"
+    draw(points, title, RESULTS / f"{name}.png")
+    document = {
+        "facts": facts,
+        "points": [{"peer": p.peer, "setting": p.name, "recall": p.recall, "seconds": p.seconds} for p in points],
+    }
+    text = f"# {title}\n\n![queries per second over recall]({name}.png)\n\n{report(points, facts, len(store))}"
+    write_result(name, document, text)
+
+
+if __name__ == "__main__":
+    main()
