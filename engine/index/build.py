@@ -6,28 +6,29 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 
 from engine.errors import IndexUnusableError, InputError
 from engine.index import ivfpq, reduce, shards
 from engine.index.manifest import IndexManifest, Part, Shard, read_index_manifest, write_index_manifest
+from engine.index.parts import CodeWriter, PartFile, sum_file
 from engine.index.spec import IndexSpec, default_probes, default_rerank
 from engine.progress import Progress, silent
 from engine.store import npy
-from engine.store.durable import PART, disk_errors, flush_folder
+from engine.store.durable import PART, disk_errors, exchange, flush_folder
 from engine.store.store import Store
 from engine.store.verify import check_layer
 from engine.version import VERSION
-from kernels import Codes, Device, Kernels, load
+from kernels import Device, Kernels, load
 
 BLOCK_ROWS, BLOCK_BYTES = 4096, 64 << 20
+CODE_TYPES = {"uint8": "|u1", "float16": "<f2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +95,12 @@ def build_index(
     part = folder.with_name(folder.name + PART)
     with disk_errors(store.path):
         folder.parent.mkdir(exist_ok=True)
-        with _alone(folder):
+        with alone(folder):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             try:
-                manifest = _Build(store, spec, device, part, progress).run()
-                _swap(part, folder)
+                manifest = Build(store, spec, device, part, progress).run()
+                swap(part, folder)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
@@ -113,7 +114,7 @@ def check_name(name: str) -> None:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from building the same index at the same time."""
     handle = os.open(folder.with_name(f".{folder.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -141,10 +142,14 @@ def _same_index(folder: Path, store: Store, spec: IndexSpec) -> IndexManifest | 
     return manifest if whole else None
 
 
-def _swap(part: Path, folder: Path) -> None:
+def swap(part: Path, folder: Path) -> None:
     """Put a finished index in its place; the one before is removed only then."""
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(old, ignore_errors=True)
+    if folder.exists() and exchange(part, folder):  # in one step: who opens the index finds one or the other
+        flush_folder(folder.parent)
+        shutil.rmtree(part, ignore_errors=True)
+        return
     if folder.exists():
         folder.rename(old)
     try:
@@ -157,51 +162,7 @@ def _swap(part: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-class _PartFile:
-    """A file of the index, summed while it is written and flushed when it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("wb")
-        self._sum = xxhash.xxh3_64()
-        self._bytes = 0
-
-    def write(self, data: Any) -> None:
-        view = memoryview(data).cast("B")
-        self._sum.update(view)
-        self._file.write(view)
-        self._bytes += len(view)
-
-    def close(self) -> Part:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        return Part(bytes=self._bytes, xxh3=self._sum.hexdigest())
-
-
-class _CodeWriter:
-    """Codes of a layer's rows, in two files: NAME.npy (n, d) and NAME_scale.npy (3, n): low, step, norm2."""
-
-    def __init__(self, folder: Path, name: str, shape: tuple[int, int], dtype: str) -> None:
-        self._folder, self._name = folder, name
-        self._values = _PartFile(folder / f"{name}.npy")
-        self._values.write(npy.header(shape, dtype))
-        self._scale = np.empty((3, shape[0]), np.float32)
-        self._at = 0
-
-    def write(self, codes: Codes) -> None:
-        self._values.write(np.ascontiguousarray(codes.values))
-        end = self._at + len(codes.values)
-        self._scale[:, self._at : end] = codes.low, codes.step, codes.norm2
-        self._at = end
-
-    def close(self) -> dict[str, Part]:
-        scale = _PartFile(self._folder / f"{self._name}_scale.npy")
-        scale.write(npy.header(self._scale.shape, "<f4"))
-        scale.write(self._scale)
-        return {f"{self._name}.npy": self._values.close(), f"{self._name}_scale.npy": scale.close()}
-
-
-class _Build:
+class Build:
     """One build, from the sample to the manifest."""
 
     def __init__(self, store: Store, spec: IndexSpec, device: Device, folder: Path, progress: Progress) -> None:
@@ -214,6 +175,7 @@ class _Build:
         self.explained, self.scale = 1.0, 1.0
 
     def run(self) -> IndexManifest:
+        """Learn, fill, and write the manifest."""
         if self.spec.lists:
             reduction, trained = self._learn()
             self._fill(reduction, trained)
@@ -255,7 +217,7 @@ class _Build:
                 progress=self.progress,
             )  # fmt: skip
         self.explained, self.scale = reduction.explained, reduction.scale
-        file = _PartFile(self.folder / "axes.npy")
+        file = PartFile(self.folder / "axes.npy")
         file.write(npy.header(reduction.axes.shape, "<f4"))
         file.write(np.ascontiguousarray(reduction.axes))
         self.parts["axes.npy"] = file.close()
@@ -266,43 +228,47 @@ class _Build:
         return reduction, trained
 
     def _fill(self, reduction: reduce.Reduction, trained: Any) -> None:
-        spec, n = self.spec, len(self.store)
-        block = max(min(BLOCK_ROWS, BLOCK_BYTES // (4 * self.data.shape[1])), 1)
-        sketch = _CodeWriter(self.folder, "sketch", (n, reduction.axes.shape[1]), "|u1")
-        dtype = {"uint8": "|u1", "float16": "<f2"}.get(spec.refine)
-        refine = _CodeWriter(self.folder, "refine", (n, self.data.shape[1]), dtype) if dtype else None
-        for number, (start, stop) in enumerate(shards.ranges(n, spec.rows_per_shard)):
+        n, writers = len(self.store), self.code_writers()
+        for start, stop in shards.ranges(n, self.spec.rows_per_shard):
             shard = ivfpq.empty_copy(trained, self.device)
-            for at in range(start, stop, block):
-                rows = np.ascontiguousarray(self.data[at : min(at + block, stop)])
-                with self.clock.phase("reduce"):
-                    reduced = reduction.apply(rows, self.kernels)
-                with self.clock.phase("add"):
-                    ivfpq.add(shard, reduced, at)
-                with self.clock.phase("codes"):
-                    sketch.write(self.kernels.quantize(reduced, "uint8"))
-                    if refine and spec.refine != "none":
-                        refine.write(self.kernels.quantize(reduction.scaled(rows), spec.refine))
-                self.progress("add rows", at + len(rows), n)
-            with self.clock.phase("write"):
-                self._write_shard(shard, Shard(file=f"shard-{number:04d}.faiss", start=start, stop=stop))
+            self.add_rows(shard, (start, stop), reduction, writers)
+            self.write_shard(shard, start, stop)
         with self.clock.phase("write"):
-            self.parts |= sketch.close() | (refine.close() if refine else {})
+            for writer in writers.values():
+                self.parts |= writer.close()
 
-    def _write_shard(self, shard: Any, entry: Shard) -> None:
-        path = self.folder / entry.file
-        ivfpq.save(shard, path)
-        self.parts[entry.file] = sum_file(path, flush=True)
+    def code_writers(self, begun: Mapping[str, Any] | None = None) -> dict[str, CodeWriter]:
+        """What writes the codes of all rows, by name; begun: see `CodeWriter`."""
+        begun, n = begun or {}, len(self.store)
+        writers = {
+            "sketch": CodeWriter(self.folder, "sketch", (n, self.spec.reduced or 1), "|u1", begun=begun.get("sketch")),
+        }
+        if dtype := CODE_TYPES.get(self.spec.refine):
+            shape = (n, self.data.shape[1])
+            writers["refine"] = CodeWriter(self.folder, "refine", shape, dtype, begun=begun.get("refine"))
+        return writers
+
+    def add_rows(
+        self, shard: Any, rows: tuple[int, int], reduction: reduce.Reduction, writers: dict[str, CodeWriter]
+    ) -> None:
+        """Add the store's rows (start, stop) to a shard, and write their codes."""
+        block = max(min(BLOCK_ROWS, BLOCK_BYTES // (4 * self.data.shape[1])), 1)
+        for at in range(*rows, block):
+            part = np.ascontiguousarray(self.data[at : min(at + block, rows[1])])
+            with self.clock.phase("reduce"):
+                reduced = reduction.apply(part, self.kernels)
+            with self.clock.phase("add"):
+                ivfpq.add(shard, reduced, at)
+            with self.clock.phase("codes"):
+                writers["sketch"].write(self.kernels.quantize(reduced, "uint8"))
+                if self.spec.refine != "none":
+                    writers["refine"].write(self.kernels.quantize(reduction.scaled(part), self.spec.refine))
+            self.progress("add rows", at + len(part), rows[1])
+
+    def write_shard(self, shard: Any, start: int, stop: int) -> None:
+        """Write the shard of the rows start to stop−1, the next of the index."""
+        entry = Shard(file=f"shard-{len(self.shards):04d}.faiss", start=start, stop=stop)
+        with self.clock.phase("write"):
+            ivfpq.save(shard, self.folder / entry.file)
+            self.parts[entry.file] = sum_file(self.folder / entry.file, flush=True)
         self.shards.append(entry)
-
-
-def sum_file(path: Path, *, flush: bool = False) -> Part:
-    """Length and checksum of a file as it is on the disk."""
-    total, size = xxhash.xxh3_64(), 0
-    with path.open("rb+" if flush else "rb") as file:
-        if flush:
-            os.fsync(file.fileno())
-        while data := file.read(1 << 24):
-            total.update(data)
-            size += len(data)
-    return Part(bytes=size, xxh3=total.hexdigest())

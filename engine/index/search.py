@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from engine.errors import IndexUnusableError, InputError, StoreError
 from engine.index import ivfpq, shards
-from engine.index.build import sum_file
 from engine.index.device import settle
 from engine.index.exact import compare, exact_search, excluded_rows
 from engine.index.filter import Filter
 from engine.index.manifest import IndexManifest, Part, read_index_manifest, stale
+from engine.index.parts import sum_file
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
 from engine.index.spec import SearchSpec, default_rerank

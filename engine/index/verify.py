@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from engine.errors import EngineError
-from engine.index.build import sum_file
 from engine.index.manifest import NAME, IndexManifest, read_index_manifest, stale
+from engine.index.parts import sum_file
 from engine.progress import Progress, silent
 from engine.store.manifest import read_manifest
 from engine.store.verify import Damage, VerifyReport

@@ -232,6 +232,7 @@ def test_failing_between_the_renames_leaves_the_old_index_answering(index_path, 
             raise KeyboardInterrupt
         return rename(self, target)
 
+    monkeypatch.setattr(build_module, "exchange", lambda *_: False)
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(KeyboardInterrupt):
         build_index(store, SPEC, device=CPU, force=True)
