@@ -11,6 +11,7 @@ graphs over raw vectors and ScaNN hold these, mirsearch and the rivals read them
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -176,14 +177,25 @@ def draw(points: list[Point], title: str, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
+    colors = iter(["#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f"])
     for name in dict.fromkeys(point.peer for point in points):
         mine = sorted((p for p in points if p.peer == name and p.seconds), key=lambda p: p.recall)
-        style = {"linewidth": 2.5, "color": "#c0392b"} if name == "mirsearch" else {"linewidth": 1.2}
-        axes.plot([p.recall for p in mine], [p.qps for p in mine], "o-", markersize=3.5, label=name, **style)
-    axes.set(xlabel="recall@10", ylabel="queries per second", yscale="log", title=title, xlim=(0.8, 1.003))
+        ours = name == "mirsearch"
+        axes.plot(
+            [_spread_out(p.recall) for p in mine], [p.qps for p in mine], "s--" if name.startswith("rival") else "o-",
+            markersize=4, linewidth=2.5 if ours else 1.2, color="#d62728" if ours else next(colors), label=name,
+        )  # fmt: skip
+    ticks = [0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999, 1]
+    axes.set_xticks([_spread_out(tick) for tick in ticks], map(str, ticks))
+    axes.set(xlabel="recall@10", ylabel="queries per second", yscale="log", title=title, xlim=(_spread_out(0.5), 3.4))
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="lower left")
     figure.savefig(path, dpi=110)
+
+
+def _spread_out(recall: float) -> float:
+    """Where a recall stands on an axis that gives as much room to what is missing from 0.1 to 0.01 as from 1 to 0.1."""
+    return -math.log10(max(1 - recall, 10**-3.3))
 
 
 def main() -> None:
