@@ -1,6 +1,6 @@
 """What every set of kernels offers: the shapes, the meaning, and the constants they share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -8,6 +8,9 @@ import numpy.typing as npt
 
 Metric = Literal["cosine", "ip", "l2"]
 """How two vectors are compared. Scores are higher-is-better: cosine, inner product, minus the squared distance."""
+
+CodeKind = Literal["uint8", "uint4", "float16"]
+"""How the values of a row are coded; see `kernels.reference.quantize`."""
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -26,12 +29,20 @@ class Codes(NamedTuple):
 
     values: (n, d) uint8 or float16 codes, or float32 rows as they are (then low, step, norm2 are None).
     low, step: (n,) float32. norm2: (n,) float32, the squared length of the uncompressed row.
+    packed: d, where the values are 4-bit codes: (n, h) uint8 with h = ⌈d/2⌉, dimension j in the low half of byte j,
+    dimension h + j in the high half, and 0 past the end of an odd d; None for all others.
     """
 
     values: Any
     low: Any = None
     step: Any = None
     norm2: Any = None
+    packed: int | None = None
+
+    def each(self, change: Callable[[Any], Any]) -> "Codes":
+        """The same codes, each array of them changed."""
+        arrays = self.values, self.low, self.step, self.norm2
+        return Codes(*(None if array is None else change(array) for array in arrays), self.packed)
 
 
 class Step(NamedTuple):
@@ -57,7 +68,7 @@ class Kernels(Protocol):
     def non_finite(self, rows: F32) -> npt.NDArray[np.bool_]:
         """Whether each row of (n, d) float32 holds a NaN or an infinity, shape (n,)."""
 
-    def quantize(self, rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
+    def quantize(self, rows: F32, kind: CodeKind) -> Codes:
         """Codes of float32 rows (n, d), each row scaled by its own range, so any finite values fit."""
 
     def resident(self, codes: Codes) -> Codes:

@@ -1,20 +1,20 @@
 """The kernels in Numba: no Python object per row, the GIL released, all cores through threads."""
 
-from typing import Any, Literal
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from kernels import contract, dense
-from kernels.contract import F32, F64, I64, U8, Codes, Metric
+from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Metric
 from kernels.cpu_rerank import cascade, rerank
 from kernels.reference import fix_signs, host_buffer, resident
 from kernels.threads import in_blocks
 
 _FAST = {"reassoc", "contract", "nsz"}  # as in kernels/cpu_rerank.py
 _EXPONENT = np.uint32(0x7F800000)
-_WIDE = np.finfo(np.float32).max / np.float32(256)  # steps of rows whose range itself may overflow
+_MOST = np.finfo(np.float32).max
 
 
 @numba.njit(nogil=True, cache=True)
@@ -65,44 +65,71 @@ def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
 
 
 @numba.njit(nogil=True, cache=True)
-def _nearest_code(scaled: Any) -> Any:
-    return np.uint8(min(max(np.rint(scaled), np.float32(0)), np.float32(255)))
+def _nearest_code(scaled: Any, levels: Any) -> Any:
+    return np.uint8(min(max(np.rint(scaled), np.float32(0)), levels))
 
 
 @numba.njit(nogil=True, cache=True)
-def _quantize_uint8(rows: Any, values: Any, low: Any, step: Any, norm2: Any) -> None:
+def _quantize(rows: Any, levels: Any, values: Any, low: Any, step: Any, norm2: Any) -> None:
+    """levels: the largest code, float32."""
+    wide = _MOST / (levels + np.float32(1))  # steps of rows whose range itself may overflow
     for i in range(len(rows)):
         row = rows[i]
         least, most, square = row[0], row[0], 0.0
         for value in row:
             least, most = min(least, value), max(most, value)
             square += np.float64(value) * np.float64(value)
-        width = ((most / np.float32(2) - least / np.float32(2)) / np.float32(255)) * np.float32(2)
+        width = ((most / np.float32(2) - least / np.float32(2)) / levels) * np.float32(2)
         divisor = width if width > 0 else np.float32(1)
-        if width > _WIDE:
+        if width > wide:
             half = np.float32(0.5)
             for j in range(row.shape[0]):
-                values[i, j] = _nearest_code((row[j] * half - least * half) / (divisor * half))
+                values[i, j] = _nearest_code((row[j] * half - least * half) / (divisor * half), levels)
         else:
             for j in range(row.shape[0]):
-                values[i, j] = _nearest_code((row[j] - least) / divisor)
+                values[i, j] = _nearest_code((row[j] - least) / divisor, levels)
         low[i], step[i], norm2[i] = least, width, square
 
 
-def quantize(rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
+@numba.njit(nogil=True, cache=True)
+def _pack(rows: Any, values: Any, packed: Any, low: Any, step: Any, norm2: Any) -> None:
+    """The second half of uint4 codes: correct low and step, put two codes in a byte."""
+    half, rest = packed.shape[1], rows.shape[1] - packed.shape[1]
+    for i in range(len(rows)):
+        square, total, dot = 0.0, 0.0, 0.0
+        for j in range(rows.shape[1]):
+            value = np.float64(rows[i, j])
+            square += value * value
+            total += value
+            dot += value * np.float64(values[i, j])
+        dot = np.float64(low[i]) * total + np.float64(step[i]) * dot
+        if 0 < norm2[i] < np.inf and dot / 2 < square < dot * 2:
+            low[i], step[i] = low[i] * (square / dot), step[i] * (square / dot)
+        for j in range(rest):
+            packed[i, j] = values[i, j] | (values[i, half + j] << 4)
+        packed[i, rest:] = values[i, rest:half]
+
+
+def quantize(rows: F32, kind: CodeKind) -> Codes:
     """Codes of rows, each over its own range; see `kernels.reference.quantize`."""
     rows = np.ascontiguousarray(rows, np.float32)
     n, d = rows.shape
     if kind == "float16":  # NumPy's conversion is vectorised already
         return dense.quantize(np, rows, "float16")
-    codes, low, step, norm2 = (
-        np.empty((n, d), np.uint8),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-    )
-    in_blocks(n, 512, lambda a, b: _quantize_uint8(rows[a:b], codes[a:b], low[a:b], step[a:b], norm2[a:b]))
-    return Codes(codes, low, step, norm2)
+    values = np.empty((n, -(-d // 2) if kind == "uint4" else d), np.uint8)
+    low, step, norm2 = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
+
+    def work(a: int, b: int) -> None:
+        scale = low[a:b], step[a:b], norm2[a:b]
+        if kind == "uint8":
+            _quantize(rows[a:b], np.float32(255), values[a:b], *scale)
+            return
+        wide = np.empty((b - a, d), np.uint8)
+        _quantize(rows[a:b], np.float32(15), wide, *scale)
+        _pack(rows[a:b], wide, values[a:b], *scale)
+
+    in_blocks(n, 512, work)
+    return Codes(values, low, step, norm2, d if kind == "uint4" else None)
 
 
 # Up to here a loop beats the matrix product: it skips the zeros, three quarters of a row of fc7, and does not wait for

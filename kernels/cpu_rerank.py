@@ -24,9 +24,20 @@ _QUERIES = 32
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
 def _dot_uint8(query: Any, row: Any) -> Any:
     total = np.float32(0)
-    for j in range(query.shape[0]):
+    for j in range(row.shape[0]):
         total += query[j] * np.float32(row[j])
     return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _dot_uint4(query: Any, row: Any) -> Any:
+    total, other = np.float32(0), np.float32(0)
+    second = query[row.shape[0] :]  # an index that is a sum might be negative, and would not be vectorised
+    for j in range(row.shape[0]):
+        both = np.int32(row[j])
+        total += query[j] * np.float32(np.int32(both & np.int32(15)))
+        other += second[j] * np.float32(np.int32(both >> np.int32(4)))
+    return total + other
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -36,7 +47,7 @@ def _dot_float16(query: Any, row: Any) -> Any:
     Shifted into place as float32 the exponent is short by 112; multiplying by 2**112 mends it, subnormals too.
     """
     total = np.float32(0)
-    for j in range(query.shape[0]):
+    for j in range(row.shape[0]):
         bits = np.uint32(row[j])
         magnitude = np.uint32((bits & np.uint32(0x7FFF)) << np.uint32(13))
         sign = np.uint32((bits & np.uint32(0x8000)) << np.uint32(16))
@@ -153,7 +164,8 @@ def _rerank_codes(dot: Any) -> Any:
         rows: Any,
         scores: Any,
     ) -> None:
-        scaled = np.empty(queries.shape[1], np.float32)
+        # One more than an odd number of dimensions: what the last half of a byte of 4-bit codes is multiplied with.
+        scaled = np.zeros(queries.shape[1] + queries.shape[1] % 2, np.float32)
         for i in range(len(queries)):
             query, held = queries[i], 0
             total, query_norm2, largest = 0.0, 0.0, 2.0**-100
@@ -185,6 +197,7 @@ def _rerank_codes(dot: Any) -> Any:
 
 
 _rerank_uint8 = _rerank_codes(_dot_uint8)
+_rerank_uint4 = _rerank_codes(_dot_uint4)
 _rerank_float16 = _rerank_codes(_dot_float16)
 
 
@@ -221,7 +234,9 @@ def _compare(queries: F32, candidates: I64, codes: Codes, metric: Metric, rows: 
         _rerank_rows(queries, candidates, values, m, rows, scores)
         return
     scale = codes.low, codes.step, codes.norm2
-    if values.dtype == np.uint8:
+    if codes.packed is not None:
+        _rerank_uint4(queries, candidates, values, *scale, m, rows, scores)
+    elif values.dtype == np.uint8:
         _rerank_uint8(queries, candidates, values, *scale, m, rows, scores)
     else:
         _rerank_float16(queries, candidates, values.view(np.uint16), *scale, m, rows, scores)

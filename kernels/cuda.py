@@ -9,14 +9,14 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import cupy
 import numpy as np
 import numpy.typing as npt
 
 from kernels import contract, dense
-from kernels.contract import F32, F64, I64, U8, Codes, Metric, Step
+from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Metric, Step
 
 COMPILE_OPTIONS = ("--std=c++17",)  # and no fast math: exact scores are exact here too
 _THREADS = 256
@@ -27,7 +27,7 @@ _RERANK_BYTES = 256 << 20
 _RESIDENT_SHARE = 0.6
 _UPLOAD_BYTES = 64 << 20
 _ABSENT = np.iinfo(np.int64).max
-_DOTS = {"float32": "dot_float32", "float16": "dot_float16", "uint8": "dot_uint8"}
+_DOTS = {"float32": "dot_float32", "float16": "dot_float16", "uint8": "dot_uint8"}  # 4-bit codes: dot_uint4
 
 _gpu = 0
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -145,19 +145,18 @@ def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
 
 
 @_on_gpu
-def quantize(rows: F32, kind: Literal["uint8", "float16"]) -> Codes:
+def quantize(rows: F32, kind: CodeKind) -> Codes:
     """Codes of rows, each over its own range; see `kernels.reference.quantize`."""
-    return Codes(*map(_host, dense.quantize(cupy, _rows(rows), kind)))
+    return dense.quantize(cupy, _rows(rows), kind).each(_host)
 
 
 @_on_gpu
 def resident(codes: Codes) -> Codes:
     """The codes on the GPU where they take no more than a part of its free memory, else as they are."""
-    parts = [part for part in codes if part is not None]
-    if sum(part.nbytes for part in parts) > _RESIDENT_SHARE * cupy.cuda.runtime.memGetInfo()[0]:
+    if sum(getattr(part, "nbytes", 0) for part in codes) > _RESIDENT_SHARE * cupy.cuda.runtime.memGetInfo()[0]:
         return codes
     try:
-        return Codes(*(None if part is None else _upload(part) for part in codes))
+        return codes.each(_upload)
     except cupy.cuda.memory.OutOfMemoryError:  # free memory may lie in pieces, or somebody else was faster
         return codes
 
@@ -204,7 +203,7 @@ def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: in
 def _gather(codes: Codes, at: I64) -> tuple[Codes, I64]:
     """The rows that occur in `at` (q, r; −1 = none) sent to the GPU, and their places there (q, r; −1 = none)."""
     present = np.unique(at[at >= 0]) if (at >= 0).any() else np.zeros(1, np.int64)
-    sent = Codes(*(None if part is None else cupy.asarray(_host(part[present])) for part in codes))
+    sent = codes.each(lambda part: cupy.asarray(_host(part[present])))
     return sent, np.where(at < 0, -1, np.searchsorted(present, at))
 
 
@@ -218,7 +217,8 @@ def _rerank(queries: Any, ordered: Any, at: Any, codes: Codes, metric: Metric, k
         scores = dense.scores_of_rows(cupy, dots, squares, queries, metric)
     else:
         scaled, powers = dense.scaled(cupy, queries)
-        (dots,) = _pairs(_DOTS[str(codes.values.dtype)], scaled, codes.values, at, outputs=1)
+        name = _DOTS[str(codes.values.dtype)] if codes.packed is None else "dot_uint4"
+        (dots,) = _pairs(name, scaled, codes.values, at, outputs=1)
         scores = dense.scores_of_codes(cupy, dots * powers, codes, at, queries, metric)
     return dense.best_first(cupy, ordered, scores, keep)
 

@@ -4,9 +4,9 @@
 """
 
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
-from kernels.contract import Codes, Metric
+from kernels.contract import CodeKind, Codes, Metric
 
 
 def normalize(xp: ModuleType, rows: Any) -> Any:
@@ -63,19 +63,38 @@ def best_of(xp: ModuleType, scores: Any, k: int) -> Any:
     return xp.argpartition(scores, n - k, axis=1)[:, n - k :]
 
 
-def quantize(xp: ModuleType, rows: Any, kind: Literal["uint8", "float16"]) -> Codes:
-    """Codes of rows (n, d) float32, bit for bit those of `kernels.reference.quantize`."""
+def quantize(xp: ModuleType, rows: Any, kind: CodeKind) -> Codes:
+    """Codes of rows (n, d) float32, bit for bit those of `kernels.reference.quantize`, but for float64's rounding in
+    norm2 and, of uint4, in low and step.
+    """
     one = xp.float32(1)
-    norm2 = xp.multiply(rows, rows, dtype=xp.float64).sum(axis=1).astype(xp.float32)
+    squares = _squares(xp, rows)
+    norm2 = squares.astype(xp.float32)
     if kind == "float16":
         step = xp.abs(rows).max(axis=1)
         values = (rows / xp.where(step > 0, step, one)[:, None]).astype(xp.float16)
         return Codes(values, xp.zeros_like(step), step, norm2)
+    levels = 15 if kind == "uint4" else 255
     low = rows.min(axis=1)
-    step = ((rows.max(axis=1) / 2 - low / 2) / xp.float32(255)) * xp.float32(2)
-    scale = xp.where(step > xp.finfo(xp.float32).max / 256, xp.float32(0.5), one)[:, None]
+    step = ((rows.max(axis=1) / 2 - low / 2) / xp.float32(levels)) * xp.float32(2)
+    scale = xp.where(step > xp.finfo(xp.float32).max / (levels + 1), xp.float32(0.5), one)[:, None]
     scaled = (rows * scale - low[:, None] * scale) / (xp.where(step > 0, step, one)[:, None] * scale)
-    return Codes(xp.clip(xp.rint(scaled), 0, 255).astype(xp.uint8), low, step, norm2)
+    values = xp.clip(xp.rint(scaled), 0, levels).astype(xp.uint8)
+    if kind == "uint8":
+        return Codes(values, low, step, norm2)
+    dots = low * rows.sum(axis=1, dtype=xp.float64) + step * xp.multiply(rows, values, dtype=xp.float64).sum(axis=1)
+    good = (norm2 > 0) & (norm2 < xp.inf) & (squares > dots / 2) & (squares < dots * 2)
+    factor = xp.where(good, squares / xp.where(good, dots, 1.0), 1.0)
+    low, step = ((part * factor).astype(xp.float32) for part in (low, step))
+    return Codes(pack(values), low, step, norm2, rows.shape[1])
+
+
+def pack(values: Any) -> Any:
+    """Codes up to 15, (n, d) uint8, two in a byte: (n, ⌈d/2⌉) uint8; see `kernels.contract.Codes`."""
+    half = -(-values.shape[1] // 2)
+    packed = values[:, :half].copy()
+    packed[:, : values.shape[1] - half] |= values[:, half:] << 4
+    return packed
 
 
 def top_axes(xp: ModuleType, covariance: Any, count: int) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 //
 // Common to all kernels here:
 //     queries     (q, d) float32
-//     values      (n, d) rows: float32, float16 (as bits) or uint8
+//     values      (n, d) rows: float32, float16 (as bits), uint8, or 4-bit codes, (n, ceil(d / 2)) bytes
 //     at          (q, r) int64, row of each candidate in `values`; below 0 = none, whose result is 0
 //     grid        ceil(q × r / warps of a block) blocks of a multiple of 32 threads
 //     results     (q, r) float64
@@ -50,8 +50,19 @@ __device__ void share_of_row(const float* query, const T* row, int d, int lane, 
     }
 }
 
-// Codes: products of up to four neighbours in float32, their sum in float64. The caller scales the queries to
-// magnitudes up to 1, so nothing overflows.
+// This lane's share of a dot product with codes: products of up to four neighbours in float32, their sum in float64.
+// The caller scales the queries to magnitudes up to 1, so nothing overflows.
+template <typename T, typename Code>
+__device__ double share_of_dot(const float* query, const T* row, int d, int lane, Code code) {
+    double dot = 0;
+    share_of_row(query, row, d, lane, [&](const float* q, const T* v, int n) {
+        float some = 0;
+        for (int j = 0; j < n; ++j) some += q[j] * code(v[j]);
+        dot += some;
+    });
+    return dot;
+}
+
 template <typename T>
 __device__ void dot_codes(const float* queries, const T* values, const long long* at, double* dots, long long pairs,
                           int r, int d) {
@@ -60,12 +71,8 @@ __device__ void dot_codes(const float* queries, const T* values, const long long
     const long long row = at[place.pair];
     double dot = 0;
     if (row >= 0) {
-        share_of_row(queries + place.pair / r * d, values + row * d, d, place.lane,
-                     [&](const float* q, const T* v, int n) {
-                         float some = 0;
-                         for (int j = 0; j < n; ++j) some += q[j] * to_float(v[j]);
-                         dot += some;
-                     });
+        dot = share_of_dot(queries + place.pair / r * d, values + row * d, d, place.lane,
+                           [](T v) { return to_float(v); });
     }
     dot = warp_sum(dot);
     if (place.lane == 0) dots[place.pair] = dot;
@@ -76,6 +83,25 @@ __device__ void dot_codes(const float* queries, const T* values, const long long
 extern "C" __global__ void dot_uint8(const float* queries, const unsigned char* values, const long long* at,
                                      double* dots, long long pairs, int r, int d) {
     dot_codes(queries, values, at, dots, pairs, r, d);
+}
+
+// Two codes in a byte: the first half of the dimensions in the low bits, the other in the high bits. The row is gone
+// through twice; the second time it comes from the cache.
+extern "C" __global__ void dot_uint4(const float* queries, const unsigned char* values, const long long* at,
+                                     double* dots, long long pairs, int r, int d) {
+    const Place place;
+    if (place.pair >= pairs) return;
+    const long long row = at[place.pair];
+    const int half = (d + 1) / 2;
+    double dot = 0;
+    if (row >= 0) {
+        const float* query = queries + place.pair / r * d;
+        const unsigned char* codes = values + row * half;
+        dot = share_of_dot(query, codes, half, place.lane, [](unsigned char v) { return static_cast<float>(v & 15); }) +
+              share_of_dot(query + half, codes, d - half, place.lane, [](unsigned char v) { return static_cast<float>(v >> 4); });
+    }
+    dot = warp_sum(dot);
+    if (place.lane == 0) dots[place.pair] = dot;
 }
 
 extern "C" __global__ void dot_float16(const float* queries, const unsigned short* values, const long long* at,

@@ -10,7 +10,7 @@ from kernels import Codes, Metric, reference
 
 Array = npt.NDArray[Any]
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
-KINDS = ("float32", "float16", "uint8")
+KINDS = ("float32", "float16", "uint8", "uint4")
 
 
 def records(n: int, seed: int = 0) -> Array:
@@ -33,7 +33,8 @@ def decoded(kernels: Any, raw: Array) -> tuple[Array, Array, Array]:
 def whole_numbers(seed: int, queries: int, rows: int, dim: int, r: int) -> tuple[Array, Array, Array]:
     """Queries, rows and candidates for which every arithmetic is exact, so that rankings must agree to the last tie.
 
-    Rows are 0 … 255 with both ends in every row: the step of uint8 codes is 1, and float16 holds them once scaled.
+    Rows are 0 … 255 with both ends in every row: the step of uint8 codes is 1, that of uint4 17 times
+    what corrects it, and float16 holds them once scaled.
     """
     rng = np.random.default_rng(seed)
     asked = rng.integers(-3, 4, (queries, dim)).astype(np.float32)

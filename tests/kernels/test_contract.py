@@ -112,16 +112,50 @@ def rows_of_all_sorts(d: int) -> Array:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of the squared length of values past 1e19
-@pytest.mark.parametrize("d", [1, 37, 64])
-@pytest.mark.parametrize("kind", ["uint8", "float16"])
+@pytest.mark.parametrize("d", [1, 2, 37, 64])
+@pytest.mark.parametrize("kind", ["uint8", "uint4", "float16"])
 def test_quantize_is_that_of_the_reference_and_near_the_rows(kernels, kind, d):
     rows = rows_of_all_sorts(d)
     ours, theirs = kernels.quantize(rows, kind), reference.quantize(rows, kind)
-    for part, expected in zip(ours[:3], theirs[:3], strict=True):
-        np.testing.assert_array_equal(part, expected)
-        assert part.dtype == expected.dtype
-    np.testing.assert_allclose(ours.norm2, theirs.norm2, rtol=1e-6)
-    assert_near(ours, rows, 0.5 if kind == "uint8" else 2.0**-11)
+    for part, expected in zip(ours[:4], theirs[:4], strict=True):
+        assert part.dtype == expected.dtype and part.shape == expected.shape
+    np.testing.assert_array_equal(ours.values, theirs.values)
+    assert_same_scale(ours, theirs, kind)
+    if kind == "uint4":
+        assert_near_once_corrected(ours, rows)
+    else:
+        assert_near(ours, rows, 0.5 if kind == "uint8" else 2.0**-11)
+
+
+def assert_same_scale(ours: Codes, theirs: Codes, kind: str) -> None:
+    """Low and step to the bit, and norm2 and what is corrected by a sum in float64 to its rounding."""
+    exact = 0 if kind == "uint4" else 2
+    for i, (part, expected) in enumerate(zip(ours[1:4], theirs[1:4], strict=True)):
+        np.testing.assert_allclose(part, expected, rtol=0 if i < exact else 2e-7, atol=0)
+    assert ours.packed == theirs.packed
+
+
+def assert_near_once_corrected(codes: Codes, rows: Array) -> None:
+    """Without the correction, the restored rows are off by half a step at most; with it, they measure the row's length.
+
+    Where squares leave float32 (or where the correction would be more than twofold) there is none.
+    """
+    wide = rows.astype(np.float64)
+    restored, square = reference.restore(codes), (wide**2).sum(axis=1)
+    assert restored.shape == rows.shape
+    plain = reference.quantize(rows, "uint8")  # of the same low, and a 17th of the step
+    step = plain.step.astype(np.float64) * 17
+    factor = np.where(step > 0, codes.step / np.where(step > 0, step, 1), 1)
+    assert ((factor >= 0.49) & (factor <= 2.01))[step > 1e-36].all()
+    good = (codes.norm2 > 1e-30) & (codes.norm2 < np.inf) & (np.abs(factor - 1) < 0.9)
+    np.testing.assert_allclose((restored * wide).sum(axis=1)[good], square[good], rtol=1e-5)
+    flat = good & (step == 0)
+    np.testing.assert_allclose(restored[flat], rows[flat], rtol=1e-6)
+    sound = good & (step > 0)
+    assert_near(Codes(codes.values, codes.low / factor, codes.step / factor, None, codes.packed).each(
+        lambda part: part[sound]), rows[sound], 0.5)  # fmt: skip
+    bent = ~good & (codes.norm2 == np.inf)
+    assert_near(codes.each(lambda part: part[bent]), rows[bent], 0.5)
 
 
 def assert_near(codes: Codes, rows: Array, steps: float) -> None:
@@ -131,12 +165,32 @@ def assert_near(codes: Codes, rows: Array, steps: float) -> None:
     assert (np.abs(reference.restore(codes) - rows) <= bound).all()
 
 
-@pytest.mark.parametrize("kind", ["uint8", "float16"])
+@pytest.mark.parametrize("kind", ["uint8", "uint4", "float16"])
 @pytest.mark.parametrize("n", [0, 1, 511, 1025])
 def test_quantize_many_rows(kernels, kind, n):
     rows = np.random.default_rng(3).standard_normal((n, 5)).astype(np.float32)
-    for part, expected in zip(kernels.quantize(rows, kind), reference.quantize(rows, kind), strict=True):
-        np.testing.assert_allclose(part, expected, rtol=1e-6)
+    ours, theirs = kernels.quantize(rows, kind), reference.quantize(rows, kind)
+    np.testing.assert_array_equal(ours.values, theirs.values)
+    assert_same_scale(ours, theirs, kind)
+
+
+def test_uint4_codes_put_the_halves_of_a_row_side_by_side(kernels):
+    rows = np.array([[0, 1, 2, 15, 4], [15, 14, 13, 0, 11], [7, 7, 7, 7, 7]], np.float32)
+    codes = kernels.quantize(rows, "uint4")
+    assert codes.values.tolist() == [[0xF0, 0x41, 0x02], [0x0F, 0xBE, 0x0D], [0, 0, 0]] and codes.packed == 5
+    np.testing.assert_array_equal(codes.low, [0, 0, 7])
+    np.testing.assert_array_equal(codes.step, [1, 1, 0])
+    np.testing.assert_array_equal(reference.restore(codes), rows)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@given(rows=arrays(np.float32, (3, 9), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
+def test_quantize_any_finite_rows_to_four_bits(kernels, rows):
+    ours, theirs = kernels.quantize(rows, "uint4"), reference.quantize(rows, "uint4")
+    np.testing.assert_array_equal(ours.values, theirs.values)
+    assert all(np.isfinite(part).all() for part in ours[1:3]) and (reference.restore(ours).shape == rows.shape)
+    for part, expected in zip(ours[1:3], theirs[1:3], strict=True):
+        np.testing.assert_allclose(part, expected, rtol=1e-6, atol=1e-44)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
@@ -204,7 +258,7 @@ def test_rerank_of_raw_rows_at_the_ends_of_float32(kernels, metric, size):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", ["float16", "uint8"])
+@pytest.mark.parametrize("kind", ["float16", "uint8", "uint4"])
 @pytest.mark.parametrize("size", [1e-30, 1e12, 3e38])
 def test_rerank_codes_with_queries_of_any_size(kernels, kind, metric, size):
     rng = np.random.default_rng(6)
@@ -231,11 +285,12 @@ def test_rerank_reads_maps_of_files_and_gathers_rows(kernels, kind, tmp_path):
 
 
 @pytest.mark.parametrize("queries_asked", [1, 33, 70])
+@pytest.mark.parametrize("kind", ["uint8", "uint4"])
 @pytest.mark.parametrize("metric", ["ip", "l2"])
-def test_a_cascade_is_one_step_after_the_other(kernels, metric, queries_asked):
+def test_a_cascade_is_one_step_after_the_other(kernels, metric, kind, queries_asked):
     queries, rows, at = whole_numbers(8, queries_asked, 60, 24, 30)
     wide, exact = codes_of(rows, "uint8"), Codes(rows)
-    steps = [Step(queries, wide, 12), Step(queries, wide, 7), Step(queries, exact, 9)]
+    steps = [Step(queries, wide, 12), Step(queries, codes_of(rows, kind), 7), Step(queries, exact, 9)]
     found, expected = kernels.cascade(at, steps, metric), reference.cascade(at, steps, metric)
     np.testing.assert_array_equal(found[0], expected[0])
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-6)
