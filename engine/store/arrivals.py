@@ -143,7 +143,9 @@ class ArchiveCopy:
             if not self._window.free:
                 self._write()
             now, which = which[: self._window.free], which[self._window.free :]
-            self._window.enter(ids[now], self._decoded.fc7[now], self._decoded.fc8[now])
+            # Mostly all of a batch, one after the other: a slice, which is no copy.
+            at = slice(now[0], now[-1] + 1) if now[-1] - now[0] == len(now) - 1 else now
+            self._window.enter(ids[at], self._decoded.fc7[at], self._decoded.fc8[at])
 
     def _holds(self, place: int, i: int) -> bool:
         """Whether the record at `place`, in the window or on the disk, has the bytes of decoded record i."""

@@ -13,6 +13,7 @@ from engine.store.archives.zip import stream_zip
 from engine.store.dat import RECORD_BYTES
 
 _NAMES = 1 << 17
+_JOINED = 1 << 16
 _FULL_OF_REFUSALS = 1024
 
 
@@ -63,14 +64,14 @@ class _TarStream:
 
     def _read(self) -> Iterator[Batch]:
         carry = b""
-        for piece, position in self._pieces:
-            self._position = position
-            data, at = carry + piece if carry else piece, 0
-            while True:
-                at, full = self._take(data, at)
-                if not full:
-                    break
-                yield self._batch()
+        for data, position in self._pieces:
+            self._position, at = position, 0
+            if carry:  # joined to as much as a member takes: to join everything would copy each byte once more
+                head = carry + data[:_JOINED]
+                at = (yield from self._all(head, 0)) - len(carry)
+                if at < 0:  # a longer header
+                    data, at = head[at + len(carry) :] + data[_JOINED:], 0
+            at = yield from self._all(data, at)
             carry = data[at:]
         if self._step is not None and self._step.do == "record" and len(carry) >= RECORD_BYTES:
             self._add(carry, 0, self._step)  # the last record, whose padding is missing
@@ -79,6 +80,14 @@ class _TarStream:
             raise DamagedError(CUT)
         if self._tail is None:
             raise DamagedError(NO_END)
+
+    def _all(self, data: bytes, at: int) -> Generator[Batch, None, int]:
+        """Batches of what is complete in data[at:]; the next byte."""
+        while True:
+            at, full = self._take(data, at)
+            if not full:
+                return at
+            yield self._batch()
 
     def _whole_checked(self, error: DamagedError) -> DamagedError:
         """Of gzip and zstd, whose checksum comes last, read the rest: it says whether what was handed out is true."""

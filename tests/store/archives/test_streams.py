@@ -47,6 +47,32 @@ def test_all_of_it_in_order(tmp_path, noisy, kind, threads):
     assert 0 < read.positions[-1] <= len(packed[kind])
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_pieces_of_any_size_give_the_same(tmp_path, monkeypatch, seed):
+    """Members that lie in two pieces or in twenty, whatever is joined of them; long names, other files between."""
+    random, members = np.random.default_rng(seed), []
+    for photo in range(6):
+        members.append(member("n" * random.choice([1, 80, 3000]) + f"/{photo}.dat", record(photo)))
+        if random.integers(2):
+            members.append(member(f"{photo}.txt", b"x" * int(random.choice([0, 700, 70_000]))))
+    content = tar(members, ["gnu", "pax"][seed % 2])
+    sizes = [1, 511, 700, 5_000, 20_992, 50_000, 200_000][: 7 if seed < 30 else 3]
+
+    def pieces(*_: object, **__: object):
+        at = 0
+        while at < len(content):
+            size = int(random.choice(sizes))
+            yield content[at : at + size], at
+            at += size
+
+    (tmp_path / "a").write_bytes(gzip.compress(content))
+    monkeypatch.setattr("engine.store.archives.streams.decompress", pieces)
+    monkeypatch.setattr("engine.store.archives.streams._JOINED", int(random.choice([1, 600, 21_000, 1 << 16])))
+    read = read_stream(tmp_path / "a")
+    assert read.members == oracle(content) and len(read.members) == 6
+    assert (read.refused, read.damaged) == ([], False)
+
+
 @pytest.mark.parametrize("kind", COMPRESSED)
 def test_batches_are_full_and_positions_rise(tmp_path, kind):
     data = tar([*dats(1500), member("x.txt", b"x" * 8_000_000), *dats(70)])
