@@ -57,6 +57,22 @@ class Searcher:
             metric = "cosine"
         return cls(store=store, layer=layer, metric=metric, kernels=kernels)
 
+    def search(
+        self,
+        rows: npt.NDArray[np.float32],
+        spec: SearchSpec,
+        *,
+        exclude: npt.NDArray[np.int64] | None = None,
+        within: Filter | None = None,
+    ) -> SearchResult:
+        """The nearest photos of queries (q, dim); exclude: (q,) photo ids, −1 for none. See `Index.search`."""
+        if self.index:
+            return self.index.search(rows, spec, exclude=exclude, within=within)
+        return exact_search(
+            self.store, self.layer, rows, spec.k, metric=self.metric, kernels=self.kernels, exclude=exclude,
+            within=within,
+        )  # fmt: skip
+
     def answer(
         self,
         asked: Sequence[Questions],
@@ -114,15 +130,9 @@ class _Block:
 
     def search(self, at: npt.NDArray[np.int64], k: int) -> SearchResult:
         rows, exclude = self.rows[at], None if self.exclude is None else self.exclude[at]
-        with_, index = self.searcher, self.searcher.index
-        if index:
-            rerank = None if self.spec.rerank is None else max(self.spec.rerank, k)
-            spec = self.spec.model_copy(update={"k": k, "rerank": rerank})
-            return index.search(rows, spec, exclude=exclude, within=self.within)
-        return exact_search(
-            with_.store, with_.layer, rows, k, metric=with_.metric, kernels=with_.kernels, exclude=exclude,
-            within=self.within,
-        )  # fmt: skip
+        rerank = None if self.spec.rerank is None else max(self.spec.rerank, k)
+        spec = self.spec.model_copy(update={"k": k, "rerank": rerank})
+        return self.searcher.search(rows, spec, exclude=exclude, within=self.within)
 
 
 def _name(questions: Questions, start: int, i: int) -> str:

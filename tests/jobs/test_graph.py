@@ -1,0 +1,274 @@
+"""The graph of a store: what exact search says of each photo, whatever happens on the way."""
+
+import json
+import random
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import EngineError, InputError
+from engine.index import ivfpq
+from engine.index.build import build_index
+from engine.index.search import Index
+from engine.index.searcher import Searcher
+from engine.index.spec import IndexSpec, SearchSpec
+from engine.jobs import graph
+from engine.jobs.graph import neighbor_graph
+from engine.store.change import remove
+from engine.store.store import Store
+from kernels import load
+from tests.builders import CPU, clustered, files_below, make_store, oracle_scores, recall
+from tests.store import crashes
+
+ROWS, K = 1500, 6
+SPEC = SearchSpec(k=K)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    ivfpq.set_threads(1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """1,500 photos of 32 dimensions with an index, 40 of them removed."""
+    path = tmp_path_factory.mktemp("graph") / "store"
+    made = make_store(path, {"fc7": clustered(ROWS, 32, seed=3, relu=True)})
+    remove(path, made.photo_ids[::39].tolist())
+    made = Store.open(path)
+    build_index(made, IndexSpec(layer="fc7"), device=CPU)
+    return Store.open(path)
+
+
+def through(store: Store) -> Searcher:
+    return Searcher.of_index(Index.open(store.path / "indices" / "fc7", device=CPU, store=store))
+
+
+def exactly(store: Store) -> Searcher:
+    return Searcher.exact(store, "fc7", store.path / "indices" / "fc7", load(CPU))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph, "BLOCK_LINES", 64)
+
+
+def lines(folder: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return tuple(np.load(folder / f"{name}.npy") for name in ("photo_ids", "neighbors", "scores"))
+
+
+def test_the_exact_graph_is_what_the_textbook_says(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    report = neighbor_graph(exactly(store), SPEC, tmp_path / "graph", device="cpu")
+    ids, neighbors, scores = lines(tmp_path / "graph")
+    present = ~np.asarray(store.removed)
+    assert ids.tolist() == store.photo_ids[present].tolist() and len(ids) == ROWS - 39
+    assert neighbors.shape == scores.shape == (len(ids), K)
+    assert neighbors.dtype == np.int64 and scores.dtype == np.float32
+    rows = np.asarray(store.fc7)[present]
+    for line in range(0, len(ids), 50):
+        truth = oracle_scores(rows[line], rows, "cosine")
+        truth[line] = -np.inf
+        assert ids[line] not in neighbors[line]
+        np.testing.assert_allclose(scores[line], np.sort(truth)[::-1][:K], atol=2e-6)
+        at = [int(np.flatnonzero(ids == photo)[0]) for photo in neighbors[line]]  # removed ones are in no `ids`
+        np.testing.assert_allclose(scores[line], truth[at], atol=2e-6)
+    assert (report.photos, report.neighbors, report.absent) == (len(ids), len(ids) * K, 0)
+    assert (report.resumed, report.reused, report.exact, report.probes) == (0, False, True, None)
+    assert report.bytes == sum(file.stat().st_size for file in (tmp_path / "graph").iterdir())
+    assert sorted(files_below(tmp_path)) == [f"graph/{name}" for name in sorted(
+        ("graph.json", "neighbors.npy", "photo_ids.npy", "scores.npy"))]  # fmt: skip
+
+
+def test_the_graph_of_an_index_is_that_of_its_search(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    searcher = through(store)
+    neighbor_graph(searcher, SPEC, tmp_path / "graph", device="cpu")
+    ids, neighbors, scores = lines(tmp_path / "graph")
+    found = searcher.search(np.asarray(store.fc7)[store.present_rows], SPEC, exclude=ids)
+    assert np.array_equal(found.photo_ids, neighbors) and np.array_equal(found.scores, scores)
+    neighbor_graph(exactly(store), SPEC, tmp_path / "exact", device="cpu")
+    assert recall(scores, lines(tmp_path / "exact")[2]) > 0.95
+    # With all lists and all candidates it is exact.
+    everything = SearchSpec(k=K, probes=10**6, rerank=10**6)
+    neighbor_graph(searcher, everything, tmp_path / "all", device="cpu")
+    assert all(map(np.array_equal, lines(tmp_path / "all"), lines(tmp_path / "exact")))
+
+
+def test_the_three_kinds_hold_the_same(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    for out in ("graph", "graph.npy", "graph.parquet"):
+        neighbor_graph(through(store), SPEC, tmp_path / out, device="cpu")
+    ids, neighbors, scores = lines(tmp_path / "graph")
+    assert np.array_equal(np.load(tmp_path / "graph.npy"), neighbors)
+    table = pq.read_table(tmp_path / "graph.parquet")
+    assert table.column_names == ["photo_id", "rank", "neighbor", "score"]
+    assert table["photo_id"].to_pylist() == np.repeat(ids, K).tolist()
+    assert table["rank"].to_pylist() == np.tile(np.arange(1, K + 1), len(ids)).tolist()
+    assert table["neighbor"].to_pylist() == neighbors.reshape(-1).tolist()
+    assert table["score"].to_numpy().tobytes() == scores.tobytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph", "graph.npy", "graph.parquet"]
+
+
+def test_more_neighbours_than_photos_are_absent(tmp_path: Path) -> None:
+    few = make_store(tmp_path / "store", {"fc7": clustered(5, 8)})
+    searcher = Searcher.exact(few, "fc7", tmp_path / "none", load(CPU))
+    report = neighbor_graph(searcher, SPEC, tmp_path / "graph", device="cpu")
+    _, neighbors, scores = lines(tmp_path / "graph")
+    assert (neighbors[:, 4:] == -1).all() and (scores[:, 4:] == -np.inf).all() and (neighbors[:, :4] >= 0).all()
+    assert (report.neighbors, report.absent) == (20, 10)
+    neighbor_graph(searcher, SPEC, tmp_path / "graph.parquet", device="cpu")
+    assert len(pq.read_table(tmp_path / "graph.parquet")) == 20
+    again = neighbor_graph(searcher, SPEC, tmp_path / "graph", device="cpu")
+    assert again.reused and again.absent == 10
+
+
+@pytest.mark.parametrize("name", ["graph", "graph.npy", "graph.parquet"])
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(
+    store: Store, small_blocks: None, tmp_path: Path, name: str
+) -> None:
+    searcher, out = through(store), tmp_path / name
+    started = time.monotonic()
+    neighbor_graph(searcher, SPEC, tmp_path / "whole" / name, device="cpu")
+    took = time.monotonic() - started
+    whole = files_below(tmp_path / "whole")
+    work = partial(neighbor_graph, searcher, SPEC, out, device="cpu")
+    chance, killed = random.Random(name), 0
+    for _ in range(200):
+        died = crashes.killed_after(chance.uniform(0, took), work)
+        killed, took = killed + died, took if died else 0.8 * took  # by and by it fits how fast the machine is now
+        if killed == 8:
+            break
+        if chance.random() < 0.3:
+            continue  # killed again before it has finished
+        work()
+        assert {path: sum_ for path, sum_ in files_below(tmp_path).items() if not path.startswith("whole")} == whole
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    assert killed == 8
+
+
+@pytest.mark.parametrize("name", ["graph", "graph.npy", "graph.parquet"])
+def test_dead_at_each_call_that_writes_it_goes_on(
+    store: Store, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "BLOCK_LINES", 700)
+    searcher, out = through(store), tmp_path / name
+    neighbor_graph(searcher, SPEC, tmp_path / "whole" / name, device="cpu")
+    whole = files_below(tmp_path / "whole")
+    work = partial(neighbor_graph, searcher, SPEC, out, device="cpu")
+    for call in range(1, 100):
+        if not crashes.dies_at(call, work):
+            break
+        work()
+        assert {path: sum_ for path, sum_ in files_below(tmp_path).items() if not path.startswith("whole")} == whole
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    assert call > 15
+
+
+class _Stop(Exception):
+    pass
+
+
+def interrupted_after(blocks: int, searcher: Searcher, spec: SearchSpec, out: Path) -> None:
+    seen = []
+
+    def stop(phase: str, done: int, total: int, *, unit: str = "", detail: str = "") -> None:
+        seen.append(phase)
+        if seen.count("graph") > blocks:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        neighbor_graph(searcher, spec, out, device="cpu", progress=stop)
+
+
+def test_what_is_there_is_not_searched_again_but_read_against_its_checksum(
+    store: Store, small_blocks: None, tmp_path: Path
+) -> None:
+    searcher, out = through(store), tmp_path / "graph"
+    neighbor_graph(searcher, SPEC, tmp_path / "whole", device="cpu")
+    interrupted_after(5, searcher, SPEC, out)
+    assert not out.exists()
+    with (tmp_path / "graph.part" / "neighbors.npy").open("r+b") as file:
+        file.seek(128 + 64 * K * 8 * 2)
+        file.write(b"\x55")
+    report = neighbor_graph(searcher, SPEC, out, device="cpu")
+    assert report.resumed == 4 * 64
+    assert files_below(out) == files_below(tmp_path / "whole")
+    before = (out / "neighbors.npy").stat().st_mtime_ns
+    again = neighbor_graph(searcher, SPEC, out, device="cpu")
+    assert again.reused and again.neighbors == report.neighbors
+    assert (out / "neighbors.npy").stat().st_mtime_ns == before
+
+
+def test_another_job_is_refused_in_one_line(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    searcher, out = through(store), tmp_path / "graph"
+    interrupted_after(2, searcher, SPEC, out)
+    before = files_below(tmp_path)
+    others = {
+        "another k (6, this one: 7)": (searcher, SearchSpec(k=7)),
+        "another probes": (searcher, SearchSpec(k=K, probes=1)),
+        "another exact": (exactly(store), SPEC),
+    }
+    for says, (other, spec) in others.items():
+        with pytest.raises(InputError) as error:
+            neighbor_graph(other, spec, out, device="cpu")
+        assert says in str(error.value) and "\n" not in str(error.value)
+    assert files_below(tmp_path) == before
+    neighbor_graph(searcher, SPEC, out, device="cpu")
+    before = files_below(tmp_path)
+    for says, (other, spec) in others.items():
+        with pytest.raises(InputError) as error:
+            neighbor_graph(other, spec, out, device="cpu")
+        assert says in str(error.value) and "\n" not in str(error.value)
+    assert files_below(tmp_path) == before
+
+
+def test_what_is_no_graph_is_left_alone(store: Store, tmp_path: Path) -> None:
+    for place in ("folder", "begun.part", "graph.npy"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    before = files_below(tmp_path)
+    for place in ("folder", "begun", "graph.npy", "file"):
+        with pytest.raises(InputError, match="--out"):
+            neighbor_graph(exactly(store), SPEC, tmp_path / place, device="cpu")
+    assert files_below(tmp_path) == before
+    neighbor_graph(exactly(store), SPEC, tmp_path / "empty", device="cpu")
+    assert (tmp_path / "empty" / "graph.json").exists()
+
+
+def test_removed_photos_make_it_another_graph(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(store.path, path)
+    interrupted_after(2, through(Store.open(path)), SPEC, tmp_path / "graph")
+    remove(path, [int(store.photo_ids[1])])
+    with pytest.raises(InputError, match="another removed"):
+        neighbor_graph(through(Store.open(path)), SPEC, tmp_path / "graph", device="cpu")
+
+
+def test_a_full_disk_is_said_and_what_is_there_goes_on(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    searcher = through(store)
+    for name in ("graph", "graph.parquet"):
+        out = tmp_path / name
+        work = partial(neighbor_graph, searcher, SPEC, out, device="cpu")
+        assert crashes.refused_for_room(work, 20_000)
+        assert not out.exists()
+        work()
+        assert out.exists() and not (tmp_path / f"{name}.part").exists()
+    with crashes.small_disk(tmp_path / "disk", 64 << 10) as disk, pytest.raises(EngineError, match="takes at least"):
+        neighbor_graph(searcher, SPEC, disk / "graph", device="cpu")
+
+
+def test_one_process_at_a_time(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    searcher, out = through(store), tmp_path / "graph"
+
+    def meanwhile(phase: str, done: int, total: int, *, unit: str = "", detail: str = "") -> None:
+        with pytest.raises(EngineError, match="another mirsearch"):
+            neighbor_graph(searcher, SPEC, out, device="cpu")
+
+    neighbor_graph(searcher, SPEC, out, device="cpu", progress=meanwhile)
+    document = json.loads((out / "graph.json").read_bytes())
+    assert document["job"]["k"] == K and document["job"]["index"] == searcher.index.manifest.digest  # type: ignore[union-attr]
