@@ -6,7 +6,7 @@ import re
 import resource
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from engine.errors import IndexUnusableError, InputError
 from engine.index import ivfpq, reduce, shards
 from engine.index.manifest import IndexManifest, Part, Shard, read_index_manifest, write_index_manifest
-from engine.index.parts import CodeWriter, PartFile, sum_file
+from engine.index.parts import CodeWriter, Old, PartFile, sum_file
 from engine.index.spec import IndexSpec, default_probes, default_rerank
 from engine.progress import Progress, silent
 from engine.store import npy
@@ -237,15 +237,15 @@ class Build:
             for writer in writers.values():
                 self.parts |= writer.close()
 
-    def code_writers(self, begun: Mapping[str, Any] | None = None) -> dict[str, CodeWriter]:
-        """What writes the codes of all rows, by name; begun: see `CodeWriter`."""
-        begun, n = begun or {}, len(self.store)
+    def code_writers(self, old: Old | None = None) -> dict[str, CodeWriter]:
+        """What writes the codes of all rows, by name; old: see `CodeWriter`."""
+        n = len(self.store)
         writers = {
-            "sketch": CodeWriter(self.folder, "sketch", (n, self.spec.reduced or 1), "|u1", begun=begun.get("sketch")),
+            "sketch": CodeWriter(self.folder, "sketch", (n, self.spec.reduced or 1), "|u1", old=old),
         }
         if dtype := CODE_TYPES.get(self.spec.refine):
             shape = (n, self.data.shape[1])
-            writers["refine"] = CodeWriter(self.folder, "refine", shape, dtype, begun=begun.get("refine"))
+            writers["refine"] = CodeWriter(self.folder, "refine", shape, dtype, old=old)
         return writers
 
     def add_rows(

@@ -131,6 +131,26 @@ def empty_copy(trained: Any, device: Device) -> Any:
     return copy if device.kind == "cpu" else _to_gpu(copy, device)
 
 
+def emptied(path: Path) -> Any:
+    """What a shard's file was trained to, without its rows: a template as `train` gives it."""
+    shard = load(path, Device(kind="cpu"))
+    shard.reset()
+    return shard
+
+
+def list_sizes(shard: Any) -> I64:
+    """How many rows lie in each list of a shard, (lists,)."""
+    lists = (faiss().index_gpu_to_cpu(shard) if _on_gpu(shard) else shard).invlists
+    return np.array([lists.list_size(i) for i in range(shard.nlist)], np.int64)
+
+
+def centroids(trained: Any, rows: F32) -> F32:
+    """The centroid (n, reduced) of the list that each reduced row (n, reduced) belongs to. trained: on the CPU."""
+    _, lists = trained.quantizer.search(np.ascontiguousarray(rows), 1)
+    nearest: F32 = trained.quantizer.reconstruct_batch(np.ascontiguousarray(lists[:, 0]))
+    return nearest
+
+
 def _to_gpu(shard: Any, device: Device) -> Any:
     module = faiss()
     options = module.GpuClonerOptions()

@@ -1,14 +1,17 @@
 """`index.json`: what an index is, what it was built from, and the checksums of its parts."""
 
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from engine.errors import IndexUnusableError, StoreError
 from engine.index.spec import IndexSpec
-from engine.store.manifest import Digest, Manifest, read_document, read_manifest, write_document
+from engine.store.manifest import Digest, Manifest, digest, read_document, read_manifest, row_state, write_document
 
 FORMAT_VERSION = 1
 NAME = "index.json"
@@ -77,6 +80,20 @@ def stale(index: IndexManifest, store: Manifest) -> str | None:
         return f"it has {store.rows:,} rows as it had then, but not the same ones"
     change = f"{abs(store.rows - index.rows):,} {'more' if store.rows > index.rows else 'fewer'}"
     return f"it had {index.rows:,} rows then and has {store.rows:,} now, {change}"
+
+
+def grown(index: IndexManifest, store: Manifest, photo_ids: npt.NDArray[np.int64]) -> bool:
+    """Whether a store's first rows are those that an index was built from, and more were added after them.
+
+    Proved by the store's checksums: the rows that are added become blocks of their own, so those of the blocks before
+    them, and of the ids (n,), must give the state that the index was built from.
+    """
+    if index.rows >= store.rows or index.rows not in (ends := list(accumulate(store.block_rows))):
+        return False
+    blocks = ends.index(index.rows) + 1
+    layers = {name: layer.model_copy(update={"xxh3": layer.xxh3[:blocks]}) for name, layer in store.layers.items()}
+    ids = digest(np.ascontiguousarray(photo_ids[: index.rows]))
+    return row_state(ids, store.block_rows[:blocks], layers) == index.store_digest
 
 
 def _what_makes_it(folder: Path) -> str:

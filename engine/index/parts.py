@@ -3,11 +3,12 @@
 import errno
 import os
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from engine.errors import IndexUnusableError
@@ -16,6 +17,33 @@ from engine.store import npy
 from kernels import Codes
 
 READ_BYTES = 1 << 20  # stays in the cache between the read and the sum
+
+
+@dataclass(frozen=True, kw_only=True)
+class Old:
+    """An index that another one is made from. rows: how many it holds."""
+
+    folder: Path
+    parts: Mapping[str, Part]
+    rows: int
+
+    def file(self, name: str) -> tuple[Path, Part]:
+        """A file of it, and what its manifest promises."""
+        return self.folder / name, self.parts[name]
+
+    def checked(self, name: str) -> Path:
+        """A file of it, after it was read; IndexUnusableError when it is damaged."""
+        path, expected = self.file(name)
+        if sum_file(path) != expected:
+            raise IndexUnusableError(f"{path}: does not match its checksum. Build the index again.")
+        return path
+
+    def carry(self, name: str, folder: Path) -> dict[str, Part]:
+        """Copy a file of it into a folder as it is, after it was read."""
+        copy_file(self.checked(name), folder / name)
+        with (folder / name).open("rb+") as file:
+            os.fsync(file.fileno())
+        return {name: self.parts[name]}
 
 
 class PartFile:
@@ -62,7 +90,7 @@ class PartFile:
 class CodeWriter:
     """Codes of a layer's rows, in two files: NAME.npy (n, d) and NAME_scale.npy (3, n): low, step, norm2.
 
-    begun: the file that holds the codes of the first rows already, and their scales (3, rows); see `update`.
+    old: the index whose codes are those of the first rows.
     """
 
     def __init__(
@@ -72,17 +100,20 @@ class CodeWriter:
         shape: tuple[int, int],
         dtype: str,
         *,
-        begun: tuple[PartFile, npt.NDArray[np.float32]] | None = None,
+        old: Old | None = None,
     ) -> None:
         self._folder, self._name = folder, name
         self._scale = np.empty((3, shape[0]), np.float32)
         self._at = 0
-        if begun is None:
+        header = npy.header(shape, dtype)
+        if old is None:
             self._values = PartFile(folder / f"{name}.npy")
-            self._values.write(npy.header(shape, dtype))
+            self._values.write(header)
         else:
-            self._values, self._at = begun[0], begun[1].shape[1]
-            self._scale[:, : self._at] = begun[1]
+            self._values = PartFile.longer(folder / f"{name}.npy", old.file(f"{name}.npy"), header)
+            self._at = old.rows
+            scale = old.checked(f"{name}_scale.npy")
+            self._scale[:, : self._at] = npy.open_rows(scale, (3, old.rows), "<f4")
 
     def write(self, codes: Codes) -> None:
         """Add the codes of the next rows."""

@@ -66,7 +66,7 @@ class Index:
         try:
             return cls(
                 path=path, store=store, manifest=manifest, device=settled, kernels=kernels,
-                reduction=_open_reduction(path, manifest),
+                reduction=open_reduction(path, manifest),
                 shards=[ivfpq.load(path / shard.file, settled) for shard in manifest.shards],
                 sketch=_open_codes(path, "sketch", manifest, kernels),
                 refine=_open_codes(path, "refine", manifest, kernels),
@@ -266,7 +266,8 @@ def check_part(path: Path, file: str, expected: Part) -> None:
         raise IndexUnusableError(f"{path / file}: does not match its checksum. Build the index again.")
 
 
-def _open_reduction(path: Path, manifest: IndexManifest) -> Reduction | None:
+def open_reduction(path: Path, manifest: IndexManifest) -> Reduction | None:
+    """The reduction of an index; None where it has none, since all rows are compared."""
     if "axes.npy" not in manifest.parts:
         return None
     shape = (manifest.dim, manifest.spec.reduced or 1)

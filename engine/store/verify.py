@@ -146,10 +146,13 @@ def check_blocks(
     return damaged
 
 
-def check_layer(store: Store, layer: str, *, progress: Progress = silent) -> None:
-    """Read one layer against its checksums, on all cores; StoreError names the first rows that do not match."""
+def check_layer(store: Store, layer: str, *, since: int = 0, progress: Progress = silent) -> None:
+    """Read one layer against its checksums, on all cores; StoreError names the first rows that do not match.
+
+    since: rows before this one are not read.
+    """
     file = store.path / store.manifest.layers[layer].file
-    blocks = list(layer_blocks(store.manifest, layer))
+    blocks = [block for block in layer_blocks(store.manifest, layer) if block.start >= since]
     # Through the page cache: who asks this is about to read the rows.
     damaged = check_blocks(file, blocks, phase="check rows", keep=True, progress=progress)
     for found in in_stretches(damaged, store.photo_ids, store.manifest):
