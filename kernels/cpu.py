@@ -138,14 +138,34 @@ _FEW_ROWS = 4
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
-def _project_few(rows: Any, axes: Any, out: Any) -> None:
+def _largest(row: Any) -> Any:
+    """The largest magnitude, or 1 when all are zero."""
+    largest = np.float32(0)
+    for value in row:
+        largest = max(largest, abs(value))
+    return largest if largest > 0 else np.float32(1)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _project_few(rows: Any, axes: Any, unit: Any, out: Any) -> None:
+    """As `kernels.dense.project`; the length of a row before it is projected changes nothing that its end does not."""
     for i in range(rows.shape[0]):
         out[i] = 0
+        size = _largest(rows[i]) if unit else np.float32(1)
         for j in range(rows.shape[1]):
             value = rows[i, j]
             if value != 0:
+                value /= size
                 for k in range(axes.shape[1]):
                     out[i, k] += value * axes[j, k]
+        if unit:
+            size, square = _largest(out[i]), np.float32(0)
+            for k in range(axes.shape[1]):
+                out[i, k] /= size
+                square += out[i, k] * out[i, k]
+            if square > 0:
+                for k in range(axes.shape[1]):
+                    out[i, k] /= np.sqrt(square)
 
 
 def project(rows: F32, axes: F32, *, unit: bool) -> F32:
@@ -154,10 +174,9 @@ def project(rows: F32, axes: F32, *, unit: bool) -> F32:
     if len(rows) > _FEW_ROWS:
         projected: F32 = dense.project(np, rows, axes, unit=unit)
         return projected
-    rows = np.ascontiguousarray(dense.normalize(np, rows) if unit else rows, np.float32)
     out = np.empty((len(rows), axes.shape[1]), np.float32)
-    _project_few(rows, np.ascontiguousarray(axes, np.float32), out)
-    return np.asarray(dense.normalize(np, out)) if unit else out
+    _project_few(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(axes, np.float32), unit, out)
+    return out
 
 
 def moments(rows: F32, *, unit: bool) -> tuple[F64, F32]:
