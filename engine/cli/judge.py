@@ -50,6 +50,9 @@ def bench(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice of queries.")] = 0,
     probes: Annotated[str | None, typer.Option("--probes", help="Grid, such as 16,32,64.", show_default=False)] = None,
     rerank: Annotated[str | None, typer.Option("--rerank", help="Grid, such as 100,300.", show_default=False)] = None,
+    recall: Annotated[
+        float | None, typer.Option("--recall", help="Instead of a grid: see `tune`.", show_default=False)
+    ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed repeats of each point.")] = 3,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of bench.json and the plots.", show_default="STORE/bench/NAME")
@@ -66,7 +69,9 @@ def bench(
     from engine.jobs.bench import BenchSpec, run_bench, write_bench
 
     grid = {"probes": _numbers(probes, "--probes"), "rerank": _numbers(rerank, "--rerank")}
-    spec = make_spec(BenchSpec, queries=queries, own_queries=held_out, k=k, seed=seed, repeats=repeats, **grid)
+    spec = make_spec(
+        BenchSpec, queries=queries, own_queries=held_out, k=k, seed=seed, repeats=repeats, recall=recall, **grid
+    )
     layer, index_path = index_folder(store, layer, name)
     index = Index.open(index_path, device=settle(device))
     folder = out or store / "bench" / index.path.name

@@ -59,6 +59,9 @@ def query(
     rerank: Annotated[
         int | None, typer.Option("--rerank", help="Candidates compared again.", show_default="the index's")
     ] = None,
+    recall: Annotated[
+        float | None, typer.Option("--recall", help="Recall@10 that is wanted; see `tune`.", show_default=False)
+    ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Compare with every row; needs no index.")] = False,
     exclude_self: Annotated[
         bool, typer.Option("--exclude-self/--include-self", help="Leave a photo out of its own answer.")
@@ -89,7 +92,11 @@ def query(
     opened = Store.open(store)
     everything = min_score is not None and k is None
     spec = make_spec(
-        SearchSpec, k=MOST_NEIGHBORS if everything else 10 if k is None else k, probes=probes, rerank=rerank
+        SearchSpec,
+        k=MOST_NEIGHBORS if everything else 10 if k is None else k,
+        probes=probes,
+        rerank=rerank,
+        recall=recall,
     )
     among = _filter(opened, within, without)
     layer, folder = index_folder(store, layer, name)

@@ -11,9 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from engine.errors import IndexUnusableError, StoreError
 from engine.index.spec import IndexSpec
+from engine.index.tuned import Tuned
 from engine.store.manifest import Digest, Manifest, digest, read_document, read_manifest, row_state, write_document
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 knew no tuned points
 NAME = "index.json"
 
 
@@ -39,7 +40,8 @@ class IndexManifest(BaseModel):
 
     rows: of the store when it was built, those of removed photos among them: they are left out when it is searched.
     training: figures of the build: seconds by phase, share of variance kept, rows learned from, device, peak memory.
-    probes, rerank: what a search uses when it is not told. scale: of the rows in all codes; see `Reduction`.
+    probes, rerank: what a search uses when it is not told. tuned: what was measured, and is used before these two.
+    scale: of the rows in all codes; see `Reduction`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +58,7 @@ class IndexManifest(BaseModel):
     shards: list[Shard]
     parts: dict[str, Part]
     training: dict[str, float | int | str]
+    tuned: Tuned | None = None
     digest: str = ""
 
 

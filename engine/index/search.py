@@ -1,6 +1,7 @@
 """Searching an index: candidates from the shards, then closer and closer comparisons with fewer and fewer rows."""
 
 import math
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.index.parts import sum_file
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
 from engine.index.spec import SearchSpec, default_rerank
+from engine.index.tuned import TUNED_K, TunedPoint
 from engine.progress import Progress, silent
 from engine.store import npy
 from engine.store.store import Store
@@ -91,15 +93,34 @@ class Index:
     def settings(self, spec: SearchSpec, within: Filter | None = None) -> tuple[int, int]:
         """The probes and the candidates that a search with this specification uses."""
         lists, photos = self.manifest.spec.lists or 1, self.photos if within is None else within.count
-        wanted = max(self.manifest.rerank, default_rerank(spec.k, photos, self.manifest.spec.metric))
+        if spec.recall == 1 or (spec.recall and not self.shards):
+            return lists, max(photos, 1)
+        point = self._tuned_point(spec)
+        if point is None:
+            wanted = max(self.manifest.rerank, default_rerank(spec.k, photos, self.manifest.spec.metric))
+        else:
+            wanted = math.ceil(point.rerank * max(spec.k / TUNED_K, 1))
         chosen = max(min(wanted, ivfpq.most_candidates(self.device, photos)), spec.k)
         rerank = min(spec.rerank or chosen, photos)
         # Who wants all rows compared, or nearly as many as there are, wants no list left out.
-        probes = spec.probes or (lists if rerank >= photos else self.manifest.probes)
+        own = self.manifest.probes if point is None else point.probes
+        probes = spec.probes or (lists if rerank >= photos else own)
         if not spec.probes and within is not None and within.count:
             # The nearest of a part lie farther away than those of all: in more lists, but not in as many times more.
             probes = math.ceil(probes * math.sqrt(len(self) / within.count))
         return min(probes, lists), max(rerank, 1)
+
+    def _tuned_point(self, spec: SearchSpec) -> TunedPoint | None:
+        tuned = self.manifest.tuned
+        if spec.recall is None:
+            return tuned.default if tuned else None
+        if tuned is None:
+            which = ["--name", self.path.name] if self.path.name != self.layer else ["--layer", self.layer]
+            raise InputError(
+                f"--recall {spec.recall:g}: nobody knows yet what this index needs for it. Measure it: "
+                + shlex.join(["mirsearch", "tune", str(self.store.path), *which, "--recall", f"{spec.recall:g}"])
+            )
+        return tuned.choose(spec.recall)
 
     def search(
         self,

@@ -90,16 +90,20 @@ class SearchSpec(BaseModel):
     """How a search is done. What is None is what the index recommends.
 
     k: neighbours wanted. probes: lists visited. rerank: candidates taken from the lists to be compared again, more
-    closely; when it covers all rows, all are compared exactly.
+    closely; when it covers all rows, all are compared exactly. recall: instead of these two, the recall@10 that is
+    wanted, of an index that was tuned; 1 compares all rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     k: Annotated[int, Field(ge=1, le=1 << 20)] = 10
     probes: Annotated[int, Field(ge=1)] | None = None
     rerank: Annotated[int, Field(ge=1)] | None = None
+    recall: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
+        if self.recall is not None and (self.probes or self.rerank):
+            raise ValueError("recall beside probes or rerank: choose one")
         if self.rerank is not None and self.rerank < self.k:
             raise ValueError(f"rerank {self.rerank} is less than k {self.k}")
         return self

@@ -62,7 +62,8 @@ class BenchSpec(BaseModel):
     queries: how many; None: 1,000 photos held out, or as many as were imported, up to 10,000. own_queries: hold photos
     of the store out by the seed, even if queries were imported. k: neighbours of the timed searches. probes, rerank:
     the grid; chosen around the index's own settings when None, which are always a point of it. repeats: timed rounds.
-    latency_queries: how many of the queries are timed one by one in each round.
+    latency_queries: how many of the queries are timed one by one in each round. recall: instead of a grid, the point
+    of this recall of an index that was tuned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,11 +75,14 @@ class BenchSpec(BaseModel):
     rerank: Annotated[tuple[_Count, ...], Field(min_length=1)] | None = None
     repeats: Annotated[int, Field(ge=1, le=1000)] = 3
     latency_queries: _Count = 200
+    recall: Annotated[float, Field(gt=0, le=1)] | None = None
 
     @model_validator(mode="after")
     def _enough(self) -> Self:
         if self.rerank is not None and min(self.rerank) < self.k:
             raise ValueError(f"rerank {min(self.rerank)} is less than k {self.k}")
+        if self.recall is not None and (self.probes or self.rerank):
+            raise ValueError("recall beside probes or rerank: choose one")
         return self
 
 
@@ -172,11 +176,15 @@ def settings_of(index: Index, spec: BenchSpec) -> list[Setting]:
     own = index.settings(SearchSpec(k=spec.k))
     lists, rows = index.manifest.spec.lists or 1, index.photos
     most = GPU_MAX_PROBES if index.device.kind == "cuda" else lists
-    grid = {
-        (min(probes, lists), min(rerank, rows))
-        for probes in spec.probes or _around(own[0], min(most, lists))
-        for rerank in spec.rerank or (max(100, spec.k), own[1], max(1000, spec.k))
-    }
+    grid = (
+        {index.settings(SearchSpec(k=spec.k, recall=spec.recall))}
+        if spec.recall
+        else {
+            (min(probes, lists), min(rerank, rows))
+            for probes in spec.probes or _around(own[0], min(most, lists))
+            for rerank in spec.rerank or (max(100, spec.k), own[1], max(1000, spec.k))
+        }
+    )
     return [
         *(Setting(kind="index", probes=p, rerank=r, default=(p, r) == own) for p, r in sorted(grid | {own})),
         Setting(kind="exact"),

@@ -195,20 +195,33 @@ def recall(scores: npt.NDArray[np.float32], truth_scores: npt.NDArray[np.float32
     true scores, best first, absent = −inf, t ≥ k unless the store has fewer photos. A query with fewer than k true
     neighbours is asked for those there are; where no query has any, nothing was missed and recall is 1.
     """
+    found = shares(scores, truth_scores, k)
+    return float(np.mean(found)) if len(found) else 1.0
+
+
+def shares(scores: npt.NDArray[np.float32], truth_scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.float64]:
+    """Of each query that has a true neighbour, the share of its k nearest that was found; (≤ q,). See `recall`."""
     truth = truth_scores[:, :k].astype(np.float64)
     wanted = (truth > -np.inf).sum(axis=1)
     asked = wanted > 0
-    if not asked.any():
-        return 1.0
     truth, wanted, given = truth[asked], wanted[asked], scores[asked, :k]
     last = np.take_along_axis(truth, wanted[:, None] - 1, axis=1)
     least = last - RELATIVE_TOLERANCE * np.abs(np.where(np.isfinite(last), last, 0))
     found = ((given >= least) & (given > -np.inf)).sum(axis=1)
-    return float(np.mean(np.minimum(found, wanted) / wanted))
+    each: npt.NDArray[np.float64] = np.minimum(found, wanted) / wanted
+    return each
 
 
 def recall_of_answers(store: Store, truth: Truth, photo_ids: npt.NDArray[np.int64], k: int, *, device: Device) -> float:
-    """Recall@k of answers photo_ids (q, ≥ k) int64, best first, to the first q queries of the truth; −1 = absent.
+    """Recall@k of answers, the mean over the queries; see `shares_of_answers`."""
+    found = shares_of_answers(store, truth, photo_ids, k, device=device)
+    return float(np.mean(found)) if len(found) else 1.0
+
+
+def shares_of_answers(
+    store: Store, truth: Truth, photo_ids: npt.NDArray[np.int64], k: int, *, device: Device
+) -> npt.NDArray[np.float64]:
+    """`shares` of answers photo_ids (q, ≥ k) int64, best first, to the first q queries of the truth; −1 = absent.
 
     The first k of each answer are scored exactly, from the raw rows. Repeats and the query's own photo count nothing.
     """
@@ -221,4 +234,4 @@ def recall_of_answers(store: Store, truth: Truth, photo_ids: npt.NDArray[np.int6
     rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
     queries, data = truth.queries[: len(given)], Codes(store.layer(truth.spec.layer))
     _, scores = load(device).rerank(queries, rows, data, truth.spec.metric, given.shape[1])
-    return recall(scores, truth.scores[: len(given)], k)
+    return shares(scores, truth.scores[: len(given)], k)

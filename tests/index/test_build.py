@@ -12,7 +12,7 @@ import pytest
 from engine.errors import EngineError, IndexUnusableError, InputError, StoreError
 from engine.index import build as build_module
 from engine.index.build import build_index
-from engine.index.manifest import read_index_manifest
+from engine.index.manifest import FORMAT_VERSION, read_index_manifest
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.store.manifest import write_document
@@ -136,7 +136,7 @@ def test_a_manifest_that_does_not_fit_is_seen_even_with_a_right_checksum(index_p
 
 
 def test_an_index_of_a_newer_format_asks_for_an_upgrade(index_path):
-    document = json.loads((index_path / "index.json").read_text()) | {"version": 2, "new": True}
+    document = json.loads((index_path / "index.json").read_text()) | {"version": FORMAT_VERSION + 1, "new": True}
     write_document(index_path / "index.json", document)
     with pytest.raises(IndexUnusableError, match="Upgrade mirsearch"):
         Index.open(index_path, device=CPU)

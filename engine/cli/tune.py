@@ -1,0 +1,116 @@
+"""`tune` and `estimate`: which settings reach what is wanted, and what things will take before they are done."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.cli.console import Reporter, say_facts, say_json, say_next, say_table, size, warn
+from engine.cli.options import (
+    DeviceOption,
+    JsonOption,
+    LayerOption,
+    StoreArgument,
+    chosen,
+    device_facts,
+    index_folder,
+    known_layer,
+    make_spec,
+    settle,
+)
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.jobs.tune import TuneReport
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of `500MB`, `1.5 GiB`, `2000000`; InputError for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?|)b?\s*", text.lower())
+    count = round(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if count < 1:
+        raise InputError(f"{option} {text!r}: expected a size such as 500MB or 1.5GiB")
+    return count
+
+
+def tune(
+    store: StoreArgument,
+    layer: LayerOption = None,
+    recall: Annotated[
+        float | None,
+        typer.Option("--recall", help="Recall@10 to reach, as fast as possible.", show_default="0.95"),
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option("--latency-ms", help="Most that 99 of 100 single queries take.", show_default=False),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Most that the index takes, such as 500MB.", show_default=False)
+    ] = None,
+    queries: Annotated[int, typer.Option("--queries", min=1, help="Photos held out as queries.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of their choice.")] = 0,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="How often the good settings are timed.")] = 3,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Build an index anew that is too large.")] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the index, if not its layer's.", show_default=False)
+    ] = None,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Find the settings of an index that reach a recall, a latency or a size, by measuring, and keep them in it.
+
+    Example: `mirsearch tune store --layer fc7 --recall 0.98`
+    """
+    from engine.jobs.tune import TuneSpec, run_tune
+    from engine.store.store import Store
+
+    limit = None if memory is None else parse_size(memory, "--memory")
+    spec = make_spec(
+        TuneSpec, recall=recall, latency_ms=latency_ms, memory=limit, queries=queries, seed=seed, rounds=rounds,
+        rebuild=rebuild,
+    )  # fmt: skip
+    settled = settle(device)
+    if name and (store / "indices" / name).exists():
+        layer, _ = index_folder(store, layer, name)
+    else:
+        layer = known_layer(store, layer)
+    with Reporter() as progress:
+        report = run_tune(Store.open(store), layer, spec, name=name, device=settled, progress=progress)
+    if json_:
+        say_json(report.to_dict() | {"device": str(settled)})
+    else:
+        _say(report, store, device_facts(settled))
+    if report.missed:
+        warn(report.missed)
+        raise typer.Exit(3)
+
+
+def _say(report: "TuneReport", store: Path, device: tuple[str, object]) -> None:
+    tuned, best = report.tuned, report.tuned.default
+    spec = report.manifest.spec
+    kind = f"{spec.reduced} dimensions, refine {spec.refine}, {size(report.size)}" + ", built now" * report.built
+    rows = [
+        [
+            ("chosen" if point is best else "") + (" *" if point.pareto else ""),
+            f"{point.probes:,}", f"{point.rerank:,}", f"{point.recall:.4f}", f"{point.least:.4f}", f"{point.qps:,.0f}",
+            f"{point.p50_ms:.2f}", f"{point.p99_ms:.2f}",
+        ]
+        for point in sorted(tuned.points, key=lambda point: -point.qps)
+        if point.p50_ms is not None and point.p99_ms is not None
+    ]  # fmt: skip
+    say_facts(
+        f"Index {report.path.name} tuned: {len(tuned.points):,} settings tried, {len(rows):,} timed",
+        [
+            ("index", kind),
+            ("queries", f"{tuned.queries:,} photos held out, seed {tuned.seed}"),
+            ("chosen", f"{best.options}: recall@10 {best.recall:.4f}, {best.qps:,.0f} queries/s"),
+            device,
+        ],
+    )
+    say_table(["", "probes", "rerank", "recall@10", "at least", "queries/s", "p50 ms", "p99 ms"], rows)
+    which = chosen(spec.layer, report.path.name)
+    reach = f"{int(best.least * 1000) / 1000:g}"
+    say_next(["query", store, *which, "--recall", reach, "--photo", "ID"], ["bench", store, *which])

@@ -1,0 +1,60 @@
+"""`tune` and `query --recall` as they are typed."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from typer.testing import Result
+
+from engine.cli.tune import parse_size
+from engine.errors import InputError
+from engine.store.store import Store
+from tests.builders import clustered, make_store
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("cli") / "store", {"x": clustered(2000, 32, seed=5)})
+
+
+def test_tune_builds_measures_and_query_takes_its_recall(run: Run, store: Store) -> None:
+    words = ("tune", store.path, "--recall", 0.9, "--queries", 60, "--rounds", 1, "--device", "cpu")
+    text = run(*words)
+    assert text.exit_code == 0 and "built now" in text.stdout and "--recall 0.9" in text.stdout.split("Next:")[1]
+    document = json.loads(run(*words, "--json").stdout)
+    assert not document["built"] and document["missed"] is None and document["chosen"] in document["points"]
+    query = ("query", store.path, "--photo", 1000, "--device", "cpu", "--json")
+    found = json.loads(run(*query, "--recall", 0.9).stdout)
+    assert len(found["queries"][0]["neighbors"]) == 10
+    missed = run(*query, "--recall", 0.9999)
+    assert missed.exit_code == 1 and "0.9999 was not reached: the best is" in missed.stderr
+    bench = run("bench", store.path, "--recall", 0.9, "--queries", 20, "--repeats", 1, "--device", "cpu", "--json")
+    points = {(point["probes"], point["rerank"]) for point in json.loads(bench.stdout)["points"]}
+    assert points == {(document["chosen"]["probes"], document["chosen"]["rerank"]), (None, None)}
+
+
+def test_what_is_not_reached_ends_with_three_and_the_nearest_is_kept(run: Run, store: Store) -> None:
+    words = ("tune", store.path, "--latency-ms", 1e-6, "--queries", 30, "--rounds", 1, "--device", "cpu")
+    result = run(*words)
+    assert result.exit_code == 3 and "was not reached: the least is" in result.stderr
+    assert "chosen" in result.stdout
+
+
+def test_two_goals_are_one_too_many(run: Run, store: Store) -> None:
+    result = run("tune", store.path, "--recall", 0.9, "--latency-ms", 2)
+    assert result.exit_code == 1 and "choose one" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("500MB", 500_000_000), ("1.5 GiB", 3 << 29), ("2000", 2000), ("3k", 3000), ("64KiB", 1 << 16)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_size(text, "--memory") == count
+
+
+@pytest.mark.parametrize("text", ["", "MB", "-5MB", "0", "5 photos", "1e9", "5XB"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(InputError, match=r"--memory .*expected a size"):
+        parse_size(text, "--memory")
