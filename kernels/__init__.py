@@ -4,7 +4,18 @@
 All three offer the same functions (`Kernels`), and `load` is the one door to them.
 """
 
-from kernels.contract import Codes, Kernels, Metric, Step
+from kernels.contract import CodeKind, Codes, Kernels, Metric, Step, code_width
 from kernels.device import Device, DeviceUnavailableError, load, parse_device
 
-__all__ = ["Codes", "Device", "DeviceUnavailableError", "Kernels", "Metric", "Step", "load", "parse_device"]
+__all__ = [
+    "CodeKind",
+    "Codes",
+    "Device",
+    "DeviceUnavailableError",
+    "Kernels",
+    "Metric",
+    "Step",
+    "code_width",
+    "load",
+    "parse_device",
+]

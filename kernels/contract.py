@@ -24,6 +24,11 @@ FC8_AT, FC7_AT, RECORD_BYTES = 8, 4016, 20_400
 BAD_FC8_HEADER, BAD_FC7_HEADER, FC8_NOT_FINITE, FC7_NOT_FINITE = 1, 2, 4, 8
 
 
+def code_width(kind: CodeKind, dim: int) -> int:
+    """How many values of a codes' array a row of so many dimensions takes: two 4-bit codes share one."""
+    return -(-dim // 2) if kind == "uint4" else dim
+
+
 class Codes(NamedTuple):
     """Rows in a compact form: row i is `low[i] + step[i] * values[i]`, in every dimension.
 
@@ -42,7 +47,8 @@ class Codes(NamedTuple):
     def each(self, change: Callable[[Any], Any]) -> "Codes":
         """The same codes, each array of them changed."""
         arrays = self.values, self.low, self.step, self.norm2
-        return Codes(*(None if array is None else change(array) for array in arrays), self.packed)
+        values, low, step, norm2 = (None if array is None else change(array) for array in arrays)
+        return Codes(values, low, step, norm2, self.packed)
 
 
 class Step(NamedTuple):

@@ -31,7 +31,9 @@ def build(
     lists: Annotated[int | None, typer.Option("--lists", help="Cells of the coarse quantizer; 0: exact.")] = None,
     pq_m: Annotated[int | None, typer.Option("--pq-m", help="Sub-quantizers of a code.")] = None,
     bits: Annotated[int | None, typer.Option("--bits", help="Bits of each: 4 (CPU) or 8 (CUDA and CPU).")] = None,
-    refine: Annotated[str, typer.Option("--refine", help="Codes of the raw rows: uint8, float16 or none.")] = "uint8",
+    refine: Annotated[
+        str, typer.Option("--refine", help="Codes of the raw rows: uint8, uint4, float16 or none.")
+    ] = "uint8",
     rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Rows in one shard.")] = 1_000_000,
     training_rows: Annotated[int | None, typer.Option("--training-rows", help="Rows to learn from.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed and device, same answers.")] = 0,

@@ -25,10 +25,10 @@ from engine.store.durable import PART, disk_errors, exchange, flush_folder
 from engine.store.store import Store
 from engine.store.verify import check_layer
 from engine.version import VERSION
-from kernels import Device, Kernels, load
+from kernels import CodeKind, Device, Kernels, code_width, load
 
 BLOCK_ROWS, BLOCK_BYTES = 4096, 64 << 20
-CODE_TYPES = {"uint8": "|u1", "float16": "<f2"}
+CODE_TYPES: dict[CodeKind, str] = {"uint8": "|u1", "uint4": "|u1", "float16": "<f2"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +243,8 @@ class Build:
         writers = {
             "sketch": CodeWriter(self.folder, "sketch", (n, self.spec.reduced or 1), "|u1", old=old),
         }
-        if dtype := CODE_TYPES.get(self.spec.refine):
-            shape = (n, self.data.shape[1])
+        if self.spec.refine != "none":
+            shape, dtype = (n, code_width(self.spec.refine, self.data.shape[1])), CODE_TYPES[self.spec.refine]
             writers["refine"] = CodeWriter(self.folder, "refine", shape, dtype, old=old)
         return writers
 

@@ -24,12 +24,13 @@ from engine.index.tuned import TUNED_K, TunedPoint
 from engine.progress import Progress, silent
 from engine.store import npy
 from engine.store.store import Store
-from kernels import Codes, Device, Kernels, Step, load
+from kernels import CodeKind, Codes, Device, Kernels, Step, code_width, load
 
 BLOCK_QUERIES, BLOCK_CANDIDATES = 1024, 1 << 22
 # A part of the rows whose codes are all compared: 256 bytes for each of them, where the lists of a search for so few
 # take 64 bytes for each row of many times as many.
 SMALL_PART = 0.05
+MANY_DIMENSIONS = 4096  # 4-bit codes of so many lose no more of the nearest than 8-bit ones
 CHECKED_ON_OPENING = 512 << 20  # bytes: files up to here are read against their checksum, in a tenth of a second
 
 
@@ -215,9 +216,18 @@ class Index:
             yield Step(reduced, self.sketch, keep)
             given = keep
         if self.refine is not None and self.reduction is not None:
-            keep = max(k + max(k // 2, 6), asked.rerank // 16)
+            keep = max(k + _margin(k, self.refine), asked.rerank // 16)
             if keep < given:
                 yield Step(self.reduction.scaled(queries), self.refine, keep)
+
+
+def _margin(k: int, refine: Codes) -> int:
+    """How many more than k are compared exactly, since codes may put the last of them in another order.
+
+    The error of 4-bit codes averages out over many dimensions; of few dimensions an exact comparison costs little.
+    """
+    margin = max(k // 2, 6)
+    return margin if refine.packed is None else math.ceil(margin * max(MANY_DIMENSIONS / refine.packed, 1.0) ** 0.5)
 
 
 @dataclass(frozen=True)
@@ -300,8 +310,10 @@ def open_reduction(path: Path, manifest: IndexManifest) -> Reduction | None:
 def _open_codes(path: Path, name: str, manifest: IndexManifest, kernels: Kernels) -> Codes | None:
     if f"{name}.npy" not in manifest.parts:
         return None
-    dim = manifest.dim if name == "refine" else manifest.spec.reduced or 1
-    dtype = "<f2" if name == "refine" and manifest.spec.refine == "float16" else "|u1"
-    values = npy.open_rows(path / f"{name}.npy", (manifest.rows, dim), dtype)
+    spec, dim = manifest.spec, manifest.dim if name == "refine" else manifest.spec.reduced or 1
+    kind: CodeKind = spec.refine if name == "refine" and spec.refine != "none" else "uint8"
+    shape = manifest.rows, code_width(kind, dim)
+    values = npy.open_rows(path / f"{name}.npy", shape, "<f2" if kind == "float16" else "|u1")
     scale = np.ascontiguousarray(npy.open_rows(path / f"{name}_scale.npy", (3, manifest.rows), "<f4"))
-    return kernels.resident(Codes(values, *scale))
+    low, step, norm2 = scale
+    return kernels.resident(Codes(values, low, step, norm2, dim if kind == "uint4" else None))

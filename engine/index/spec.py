@@ -32,7 +32,7 @@ class IndexSpec(BaseModel):
     lists: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     pq_m: Annotated[int, Field(ge=1)] | None = None
     pq_bits: Literal[4, 8] | None = None
-    refine: Literal["uint8", "float16", "none"] = "uint8"
+    refine: Literal["uint8", "uint4", "float16", "none"] = "uint8"
     rows_per_shard: Annotated[int, Field(ge=1_000)] = 1_000_000
     training_rows: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0

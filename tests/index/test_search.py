@@ -12,8 +12,9 @@ from engine.index.build import build_index
 from engine.index.exact import exact_search
 from engine.index.search import Index, check_queries
 from engine.index.spec import IndexSpec, SearchSpec
+from engine.index.verify import verify_index
 from kernels import load
-from tests.builders import CPU, Array, oracle_scores, recall
+from tests.builders import CPU, Array, clustered, make_store, oracle_scores, recall
 from tests.index.conftest import DIM, ROWS
 
 METRICS = ["cosine", "ip", "l2"]
@@ -210,7 +211,7 @@ def test_check_queries_gives_rows_that_kernels_take():
 
 @pytest.mark.parametrize(("metric", "refine", "bits"), [
     ("cosine", "uint8", 8), ("cosine", "float16", 4), ("cosine", "none", 4), ("ip", "uint8", 4), ("ip", "float16", 8),
-    ("l2", "uint8", 8), ("l2", "none", 4),
+    ("l2", "uint8", 8), ("l2", "none", 4), ("cosine", "uint4", 4), ("ip", "uint4", 4), ("l2", "uint4", 8),
 ])  # fmt: skip
 def test_every_kind_of_codes_finds_the_neighbours(photos, queries, metric, refine, bits):
     spec = IndexSpec(layer="fc7", metric=metric, refine=refine, pq_bits=bits, lists=16)
@@ -218,6 +219,29 @@ def test_every_kind_of_codes_finds_the_neighbours(photos, queries, metric, refin
     assert (index.refine is None) == (refine == "none")
     found = index.search(queries, SearchSpec(k=10, probes=16, rerank=600))
     assert recall(found.scores, exactly(index, queries, 10).scores) >= 0.97
+
+
+def test_four_bit_codes_are_half_as_large_and_lose_next_to_nothing(photos, queries):
+    found, sizes = {}, {}
+    for refine in ("uint8", "uint4"):
+        spec = IndexSpec(layer="fc7", refine=refine, lists=16)
+        report = build_index(photos, spec, device=CPU, name=f"half-{refine}")
+        index = Index.open(report.path, device=CPU)
+        assert verify_index(report.path).damage == [] and index.refine is not None
+        answer = index.search(queries, SearchSpec(k=10, probes=16, rerank=300))
+        found[refine] = recall(answer.scores, exactly(index, queries, 10).scores)
+        sizes[refine] = report.manifest.parts["refine.npy"].bytes - 128
+    assert sizes["uint8"] == 2 * sizes["uint4"] and found["uint4"] >= found["uint8"] - 0.002
+
+
+@pytest.mark.parametrize("dim", [9, 33])
+def test_four_bit_codes_of_an_odd_number_of_dimensions(tmp_path, dim):
+    data = clustered(1500, dim, seed=3)
+    store = make_store(tmp_path / "store", {"x": data})
+    index = Index.open(build_index(store, IndexSpec(layer="x", refine="uint4"), device=CPU).path, device=CPU)
+    assert index.refine is not None and index.refine.values.shape == (1500, (dim + 1) // 2)
+    found = index.search(data[:40], SearchSpec(k=5, probes=64, rerank=400))
+    assert recall(found.scores, exactly(index, data[:40], 5).scores) >= 0.95
 
 
 def test_other_layers_and_dimensions(photos):
