@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from engine.errors import EngineError
     from engine.index.build import build_index
     from engine.index.filter import Filter
+    from engine.index.fused import FusedIndex
     from engine.index.result import SearchResult
     from engine.index.search import Index
     from engine.index.spec import IndexSpec, SearchSpec
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _HOME = {
     "EngineError": "engine.errors",
     "Filter": "engine.index.filter",
+    "FusedIndex": "engine.index.fused",
     "Index": "engine.index.search",
     "IndexSpec": "engine.index.spec",
     "Manifest": "engine.store.manifest",
@@ -33,8 +35,8 @@ _HOME = {
 }
 
 __all__ = [
-    "EngineError", "Filter", "Index", "IndexSpec", "Manifest", "SearchResult", "SearchSpec", "Store", "build_index",
-    "ingest",
+    "EngineError", "Filter", "FusedIndex", "Index", "IndexSpec", "Manifest", "SearchResult", "SearchSpec", "Store",
+    "build_index", "ingest",
 ]  # fmt: skip
 
 

@@ -23,12 +23,19 @@ _ASIDE_IN_MEMORY = 64 << 20  # bytes of answers that wait in memory, more of the
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """What all answers of one call share; images is the folder of the pictures."""
+    """What all answers of one call share; images: the folder of the pictures; weights: of several layers."""
 
     layer: str
     metric: str
     device: str
     images: Path | None
+    weights: tuple[float, ...] | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a document says of all its answers."""
+        facts: dict[str, Any] = {"layer": self.layer, "metric": self.metric, "device": self.device}
+        return facts if self.weights is None else facts | {"weights": list(self.weights)}
 
     def picture(self, photo_id: int) -> str | None:
         """The path of a photo's picture."""
@@ -58,8 +65,7 @@ def _each(stream: Iterator[Answer], heading: Heading) -> Iterator[tuple[dict[str
 
 def print_json(stream: Iterator[Answer], heading: Heading) -> None:
     """One JSON document; `score` is higher-is-better. Kept aside until it is whole: an error must not follow a half."""
-    facts = {"layer": heading.layer, "metric": heading.metric, "device": heading.device}
-    head, separator = json.dumps(facts)[:-1] + ', "queries": [', "\n"
+    head, separator = json.dumps(heading.facts)[:-1] + ', "queries": [', "\n"
     with tempfile.SpooledTemporaryFile(_ASIDE_IN_MEMORY, "w+", encoding="utf-8") as aside:
         for name, neighbors in _each(stream, heading):
             aside.write(head + separator + json.dumps(name | {"neighbors": neighbors}, allow_nan=False))
@@ -117,8 +123,8 @@ def write_parquet(stream: Iterator[Answer], heading: Heading, out: Path, *, as_j
         pa.field("photo_id", pa.int64()),
         pa.field("score", pa.float32()),
     ]
-    facts = {"layer": heading.layer, "metric": heading.metric, "device": heading.device}
-    schema = pa.schema(fields).with_metadata(facts)
+    metadata = {name: fact if isinstance(fact, str) else json.dumps(fact) for name, fact in heading.facts.items()}
+    schema = pa.schema(fields).with_metadata(metadata)
     queries = written = 0
     with disk_errors(out.parent):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +138,7 @@ def write_parquet(stream: Iterator[Answer], heading: Heading, out: Path, *, as_j
         finally:
             part_of(out).unlink(missing_ok=True)
     if as_json:
-        say_json(facts | {"out": str(out), "queries_answered": queries, "rows": written})
+        say_json(heading.facts | {"out": str(out), "queries_answered": queries, "rows": written})
     else:
         console.print(f"{written:,} neighbours of {queries:,} queries in {out}")
 

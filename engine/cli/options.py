@@ -89,6 +89,25 @@ def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str,
     return indexed, folder
 
 
+def several_layers(store: Path, layer: str | None, name: str | None, weights: str | None) -> list[str]:
+    """The layers of `fc7+fc8`, each known to the store; [] when one layer is meant."""
+    if layer is None or "+" not in layer:
+        if weights is not None:
+            raise InputError(f"--weights {weights}: of several layers, such as --layer fc7+fc8; this is one")
+        return []
+    if name is not None:
+        raise InputError(f"--name {name}: {layer} are searched through the indices named after them. Leave --name out.")
+    return [known_layer(store, one) for one in layer.split("+")]
+
+
+def parse_weights(text: str) -> list[float]:
+    """The numbers of `0.7,0.3`."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--weights {text!r}: expected numbers such as 0.7,0.3") from None
+
+
 def known_layer(store: Path, layer: str | None) -> str:
     """The layer that is asked for, or else fc7, or else the only one; InputError names those that the store has."""
     from engine.store.commit import settle_store

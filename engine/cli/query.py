@@ -15,7 +15,9 @@ from engine.cli.options import (
     StoreArgument,
     index_folder,
     make_spec,
+    parse_weights,
     settle,
+    several_layers,
 )
 from engine.errors import InputError
 from engine.words import counted
@@ -25,7 +27,9 @@ MOST_NEIGHBORS = 1 << 20
 if TYPE_CHECKING:
     from engine.index.filter import Filter
     from engine.index.queries import Questions
+    from engine.index.searcher import Searcher
     from engine.store.store import Store
+    from kernels import Device, Kernels
 
 
 def query(
@@ -72,6 +76,10 @@ def query(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the answers to FILE.parquet.", show_default=False)
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="Of the layers of --layer fc7+fc8: 0.7,0.3.", show_default="equal ones"),
+    ] = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -99,17 +107,29 @@ def query(
         recall=recall,
     )
     among = _filter(opened, within, without)
-    layer, folder = index_folder(store, layer, name)
-    questions = _questions(opened, layer, photo, dat, ids_file, vectors)
-    if exact:
-        searcher = Searcher.exact(opened, layer, folder, load(settled))
+    layers = several_layers(store, layer, name, weights)
+    if layers:
+        if vectors:
+            raise InputError(
+                f"--vectors {vectors}: one layer's, and {layer} are several. Use --photo, --dat, --ids-file."
+            )
+        questions = _of_layers([_questions(opened, one, photo, dat, ids_file, None) for one in layers])
+        searcher = _fused(opened, layers, weights, None if exact else settled, load(settled))
     else:
-        searcher = Searcher.of_index(Index.open(folder, device=settled, store=opened))
+        layer, folder = index_folder(store, layer, name)
+        questions = _questions(opened, layer, photo, dat, ids_file, vectors)
+        if exact:
+            searcher = Searcher.exact(opened, layer, folder, load(settled))
+        else:
+            searcher = Searcher.of_index(Index.open(folder, device=settled, store=opened))
     with Reporter() as progress:
         stream = searcher.answer(
             questions, spec, exclude_self=exclude_self, within=among, min_score=min_score, progress=progress
         )
-        heading = answers.Heading(layer=layer, metric=searcher.metric, device=str(settled), images=images)
+        heading = answers.Heading(
+            layer=searcher.layer, metric=searcher.metric, device=str(settled), images=images,
+            weights=searcher.fused.weights if searcher.fused else None,
+        )  # fmt: skip
         if out is not None:
             answers.write_parquet(stream, heading, out, as_json=json_)
         elif json_:
@@ -118,6 +138,27 @@ def query(
             answers.print_csv(stream, heading)
         else:
             answers.print_tables(stream, heading)
+
+
+def _fused(
+    store: "Store", layers: list[str], weights: str | None, device: "Device | None", kernels: "Kernels"
+) -> "Searcher":
+    """Several layers in one search: through their indices on a device, or (None) by comparing every photo."""
+    from engine.index.fused import FusedIndex, one_metric
+    from engine.index.searcher import Searcher
+
+    shares = None if weights is None else parse_weights(weights)
+    if device is not None:
+        return Searcher.of_fused(FusedIndex.open(store, layers, shares, device=device))
+    metrics = {one: Searcher.exact(store, one, store.path / "indices" / one, kernels).metric for one in layers}
+    return Searcher.of_fused(FusedIndex.exact(store, layers, shares, one_metric(metrics), kernels))
+
+
+def _of_layers(asked: "list[list[Questions]]") -> "list[Questions]":
+    """The questions of each layer as questions of all of them."""
+    from engine.index.fused import joined
+
+    return [joined(parts) for parts in zip(*asked, strict=True)]
 
 
 def _filter(store: "Store", within: Path | None, without: Path | None) -> "Filter | None":

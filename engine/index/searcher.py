@@ -12,6 +12,7 @@ import numpy.typing as npt
 from engine.errors import IndexUnusableError, InputError
 from engine.index.exact import exact_search
 from engine.index.filter import Filter
+from engine.index.fused import FusedIndex
 from engine.index.manifest import read_index_manifest
 from engine.index.queries import Questions
 from engine.index.range_search import range_search
@@ -34,13 +35,14 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Searcher:
-    """An index, or a layer that is compared row by row."""
+    """An index, or a layer that is compared row by row; or several layers at once, whose queries lie side by side."""
 
     store: Store
     layer: str
     metric: Metric
     kernels: Kernels
     index: Index | None = None
+    fused: FusedIndex | None = None
 
     @classmethod
     def of_index(cls, index: Index) -> Self:
@@ -57,6 +59,18 @@ class Searcher:
             metric = "cosine"
         return cls(store=store, layer=layer, metric=metric, kernels=kernels)
 
+    @classmethod
+    def of_fused(cls, fused: FusedIndex) -> Self:
+        """Search several layers at once."""
+        return cls(
+            store=fused.store, layer="+".join(fused.layers), metric=fused.metric, kernels=fused.kernels, fused=fused
+        )
+
+    @property
+    def dim(self) -> int:
+        """How long a query is."""
+        return sum(self.fused.dims) if self.fused else self.store.layer(self.layer).shape[1]
+
     def search(
         self,
         rows: npt.NDArray[np.float32],
@@ -66,6 +80,8 @@ class Searcher:
         within: Filter | None = None,
     ) -> SearchResult:
         """The nearest photos of queries (q, dim); exclude: (q,) photo ids, −1 for none. See `Index.search`."""
+        if self.fused:
+            return self.fused.search(self.fused.split(rows), spec, exclude=exclude, within=within)
         if self.index:
             return self.index.search(rows, spec, exclude=exclude, within=within)
         return exact_search(
@@ -89,13 +105,12 @@ class Searcher:
         them at most.
         """
         total, done = sum(map(len, asked)), 0
-        dim = self.store.layer(self.layer).shape[1]
         for questions in asked:
             for start, block in questions.blocks():
                 ids = None
                 if exclude_self and questions.photo_ids is not None:
                     ids = questions.photo_ids[start : start + len(block)]
-                rows = check_queries(block, dim, self.layer, partial(_name, questions, start))
+                rows = check_queries(block, self.dim, self.layer, partial(_name, questions, start))
                 ask = _Block(self, rows, ids, spec, within)
                 for first, result in ask.results(min_score):
                     past = (result.photo_ids >= 0) & ~np.isfinite(result.scores)
