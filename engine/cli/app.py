@@ -30,6 +30,7 @@ VERBS = {
     "build": "build:build",
     "query": "query:query",
     "tune": "tune:tune",
+    "estimate": "tune:estimate",
     "bench": "judge:bench",
     "dedup": "judge:dedup",
     "graph": "graph:graph",

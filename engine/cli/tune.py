@@ -114,3 +114,51 @@ def _say(report: "TuneReport", store: Path, device: tuple[str, object]) -> None:
     which = chosen(spec.layer, report.path.name)
     reach = f"{int(best.least * 1000) / 1000:g}"
     say_next(["query", store, *which, "--recall", reach, "--photo", "ID"], ["bench", store, *which])
+
+
+def estimate(
+    store: Annotated[
+        Path | None, typer.Argument(metavar="STORE", help="Folder of a store.", show_default=False)
+    ] = None,
+    photos: Annotated[int | None, typer.Option("--photos", "-n", min=1, help="Instead of a store: so many.")] = None,
+    layers: Annotated[str | None, typer.Option("--layers", help="Such as fc7,fc8.", show_default="all")] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what disk, memory and time a collection will take, before any work is done.
+
+    Example: `mirsearch estimate --photos 1000000`
+    """
+    from engine.jobs.calibrate import calibrate
+    from engine.jobs.estimate import collection, where
+    from engine.jobs.estimate import estimate as figures_of
+    from engine.store.store import Store
+
+    opened = None if store is None else Store.open(store)
+    wanted = tuple(name.strip() for name in layers.split(",")) if layers else ()
+    count, dims = collection(opened, photos, wanted)
+    machine = calibrate(where(store))
+    figures = figures_of(count, dims, machine)
+    if json_:
+        from dataclasses import asdict
+
+        document = {"photos": count, "layers": dims, "machine": asdict(machine)}
+        say_json(document | {"figures": [figure.to_dict() for figure in figures]})
+        return
+    for group in dict.fromkeys(figure.group for figure in figures):
+        rows = [
+            (
+                figure.name,
+                f"{f'{figure.value:,.1f} s' if group == 'time' else size(figure.value):>10}  {figure.made_of}",
+            )
+            for figure in figures
+            if figure.group == group
+        ]
+        say_facts(f"{group[0].upper()}{group[1:]}, for {count:,} photos", rows)
+    say_facts(
+        f"Measured of this machine in {machine.seconds:.1f} s",
+        [
+            ("products", f"{machine.flops / 1e9:,.0f} GFLOP/s"),
+            ("disk", f"{size(machine.write)}/s written and flushed"),
+            ("memory", f"{size(machine.copy)}/s copied"),
+        ],
+    )

@@ -58,3 +58,14 @@ def test_sizes(text: str, count: int) -> None:
 def test_sizes_that_are_none(text: str) -> None:
     with pytest.raises(InputError, match=r"--memory .*expected a size"):
         parse_size(text, "--memory")
+
+
+def test_estimate_prints_every_group_and_one_document(run: Run, store: Store) -> None:
+    text = run("estimate", "--photos", 2000, "--layers", "fc8")
+    assert text.exit_code == 0
+    assert all(f"{group}, for 2,000 photos" in text.stdout for group in ("Disk", "Memory", "GPU memory", "Time"))
+    document = json.loads(run("estimate", store.path, "--json").stdout)
+    assert (document["photos"], document["layers"]) == (2000, {"x": 32})
+    assert {figure["unit"] for figure in document["figures"]} == {"bytes", "seconds"}
+    both = run("estimate", store.path, "--photos", 5)
+    assert both.exit_code == 1 and "give one of them" in both.stderr

@@ -1,0 +1,95 @@
+"""How fast this machine is at what mirsearch spends its time on: measurements of a fraction of a second each."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engine.errors import DependencyError
+from engine.index import ivfpq
+from engine.index.spec import IndexSpec
+from engine.store.durable import disk_errors
+from kernels import Device
+
+BYTES, FILES, FILE_BYTES = 64 << 20, 400, 20_400
+PQ_ROWS, PQ_LISTS, PQ_M = 4096, 16, 16  # FAISS trains a 4-bit codebook on no more rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """flops: of matrix products in float32 a second. write, copy: bytes a second to the flushed disk, and in memory.
+
+    file_seconds: to open, read and close a `.dat` file in the page cache. codebook_seconds: to train
+    one of the codebooks of 4-bit codes.
+    seconds: that all this took.
+    """
+
+    flops: float
+    write: float
+    copy: float
+    file_seconds: float
+    codebook_seconds: float
+    seconds: float
+
+
+def calibrate(folder: Path) -> Machine:
+    """Measure this machine, and the disk that `folder` (which must exist) is on; nothing is left there."""
+    started = time.perf_counter()
+    with disk_errors(folder), tempfile.TemporaryDirectory(prefix=".calibrate-", dir=folder) as name:
+        write, file_seconds = _disk(Path(name))
+    rows = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
+    product = _best(lambda: rows @ rows)
+    data, other = np.ones(BYTES, np.uint8), np.empty(BYTES, np.uint8)
+    return Machine(
+        flops=2 * 2048**3 / product,
+        write=write,
+        copy=BYTES / _best(lambda: np.copyto(other, data)),
+        file_seconds=file_seconds,
+        codebook_seconds=_codebooks(),
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _best(work: Callable[[], object], times: int = 3) -> float:
+    """Seconds of the quickest of some runs, after the first of them warmed up."""
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return max(min(taken), 1e-9)
+
+
+def _disk(folder: Path) -> tuple[float, float]:
+    block = np.random.default_rng(1).bytes(1 << 20)
+    started = time.perf_counter()
+    with (folder / "data").open("wb", buffering=0) as file:
+        for _ in range(BYTES >> 20):
+            file.write(block)
+        os.fsync(file.fileno())
+    write = BYTES / (time.perf_counter() - started)
+    paths = [str(folder / str(number)) for number in range(FILES)]
+    for path in paths:
+        Path(path).write_bytes(block[:FILE_BYTES])
+    buffer = bytearray(FILE_BYTES)
+
+    def read() -> None:
+        for path in paths:
+            handle = os.open(path, os.O_RDONLY)
+            os.preadv(handle, [buffer], 0)
+            os.close(handle)
+
+    return write, _best(read) / FILES
+
+
+def _codebooks() -> float:
+    rows = np.random.default_rng(2).standard_normal((PQ_ROWS, 2 * PQ_M), np.float32)
+    spec = IndexSpec(layer="x", reduced=2 * PQ_M, lists=PQ_LISTS, pq_m=PQ_M, pq_bits=4)
+    try:
+        return _best(lambda: ivfpq.train(rows, spec, Device(kind="cpu", why="")), 2) / PQ_M
+    except DependencyError:  # a machine without FAISS builds no lists either
+        return 0.0
