@@ -1,5 +1,7 @@
 """`build`: indices over the layers of a store."""
 
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +14,7 @@ from engine.cli.options import (
     StoreArgument,
     chosen,
     device_facts,
+    index_folder,
     make_spec,
     settle,
 )
@@ -19,11 +22,13 @@ from engine.errors import InputError
 
 if TYPE_CHECKING:
     from engine.index.build import BuildReport
+    from engine.index.update import UpdateReport
 
 PHASES = ("pca", "train", "reduce", "add", "codes", "write", "flush")
 
 
 def build(
+    context: typer.Context,
     store: StoreArgument,
     layer: Annotated[str, typer.Option("--layer", "-l", help="A layer, or all.")] = "all",
     metric: Annotated[str, typer.Option("--metric", help="cosine, ip (inner product) or l2.")] = "cosine",
@@ -39,6 +44,7 @@ def build(
     seed: Annotated[int, typer.Option("--seed", help="Same seed and device, same answers.")] = 0,
     name: NameOption = None,
     force: Annotated[bool, typer.Option("--force", help="Build even if the same index is there.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Let appended photos join the index that is there.")] = False,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
@@ -50,6 +56,10 @@ def build(
     from engine.index.spec import IndexSpec
     from engine.store.store import Store
 
+    if update:
+        _refuse_what_update_keeps(context)
+        _update(store, layer, name, device, json_)
+        return
     settled = settle(device)
     opened = Store.open(store)
     layers = sorted(opened.layers) if layer == "all" else [layer]
@@ -73,6 +83,70 @@ def build(
             ["query", store, *which, "--photo", opened.photo_ids[opened.present_rows[0]], "-k", 10],
             ["bench", store, *which],
         )
+
+
+# What an index is was settled when it was built.
+KEPT = ("metric", "reduced", "lists", "pq_m", "bits", "refine", "rows_per_shard", "training_rows", "seed", "force")
+
+
+def _refuse_what_update_keeps(context: typer.Context) -> None:
+    for option in KEPT:
+        source = context.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(
+                f"--{option.replace('_', '-')}: --update keeps the index as it was built. Leave one of the two out."
+            )
+
+
+def _update(path: Path, layer: str, name: str | None, device: str, json_: bool) -> None:
+    from engine.index.manifest import NAME
+    from engine.index.update import update_index
+    from engine.store.store import Store
+
+    settled = settle(device)
+    store = Store.open(path)
+    if name:
+        names = [index_folder(path, None if layer == "all" else layer, name)[1].name]
+    else:
+        there = [each for each in sorted(store.layers) if (path / "indices" / each / NAME).exists()]
+        names = [layer] if layer != "all" else there or sorted(store.layers)[:1]
+    documents = []
+    for each in names:
+        with Reporter() as progress:
+            report = update_index(store, each, device=settled, progress=progress)
+        if json_:
+            drift = report.drift
+            figures = {**asdict(drift), "advice": drift.advice()} if drift else None
+            documents.append({**_document(report), "added": report.added, "drift": figures})
+        else:
+            _say_update(report, device_facts(settled))
+    if json_:
+        say_json({"device": str(settled), "indices": documents})
+
+
+def _say_update(report: "UpdateReport", device: tuple[str, object]) -> None:
+    from engine.index.manifest import build_words
+
+    did = f"{report.added:,} joined in {report.seconds:.1f} s" if report.added else "nothing was appended since"
+    facts: list[tuple[str, object]] = [("shards", len(report.manifest.shards))]
+    advice = None
+    if drift := report.drift:
+        advice = drift.advice()
+        facts += [
+            (
+                "drift",
+                f"of the new, axes lose {drift.reduction:.2f} times as much, lists {drift.lists:.2f} times",
+            ),
+            (
+                "crowding",
+                f"{drift.crowding:.2f} times that of the rows before; {drift.growth:.2f} times the rows now",
+            ),
+        ]
+    if advice:
+        facts.append(("advice", f"build it anew: {advice}"))
+    say_facts(f"Index {report.path.name} over {report.manifest.rows:,} photos: {did}", [*facts, device])
+    if advice:
+        say_next([*build_words(report.path, report.manifest.spec), "--force"])
 
 
 def describe(report: "BuildReport") -> list[tuple[str, object]]:

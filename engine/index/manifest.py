@@ -99,6 +99,15 @@ def grown(index: IndexManifest, store: Manifest, photo_ids: npt.NDArray[np.int64
     return row_state(ids, store.block_rows[:blocks], layers) == index.store_digest
 
 
+def build_words(folder: Path, spec: IndexSpec, *, update: bool = False) -> list[str]:
+    """The words after `mirsearch` that build an index again, or let what its store was given join it."""
+    words = ["build", str(folder.parent.parent), "--layer", spec.layer]
+    words += ["--name", folder.name] if folder.name != spec.layer else []
+    if update:
+        return [*words, "--update"]
+    return [*words, *(["--metric", spec.metric] if spec.metric != "cosine" else [])]
+
+
 def _what_makes_it(folder: Path) -> str:
     """The hint for an index that is not there: the command, as far as the name says which layer is meant."""
     store, layer = folder.parent.parent, "LAYER"

@@ -10,12 +10,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import IndexUnusableError, InputError, StoreError
+from engine.errors import EngineError, IndexUnusableError, InputError, StoreError
 from engine.index import ivfpq, shards
 from engine.index.device import settle
 from engine.index.exact import compare, exact_search, excluded_rows
 from engine.index.filter import Filter
-from engine.index.manifest import IndexManifest, Part, read_index_manifest, stale
+from engine.index.manifest import NAME, IndexManifest, Part, build_words, grown, read_index_manifest, stale
 from engine.index.parts import sum_file
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
@@ -26,6 +26,7 @@ from engine.store import npy
 from engine.store.store import Store
 from kernels import CodeKind, Codes, Device, Kernels, Step, code_width, load
 
+LOOKS = 10  # how often an index may be replaced while it is being opened
 BLOCK_QUERIES, BLOCK_CANDIDATES = 1024, 1 << 22
 # A part of the rows whose codes are all compared: 256 bytes for each of them, where the lists of a search for so few
 # take 64 bytes for each row of many times as many.
@@ -53,16 +54,33 @@ class Index:
         """Open `STORE/indices/NAME`; IndexUnusableError when it is absent, damaged, or of another state of the store.
 
         Every file's length is checked, and the checksum of every file of up to 512 MiB; `mirsearch verify` reads the
-        larger ones too, and the store's rows.
+        larger ones too, and the store's rows. A build may put another index in its place meanwhile: all files that
+        are opened are of one and the same.
         """
         path = Path(path)
         settled = settle(device) if isinstance(device, str) else device
+        for _ in range(LOOKS):
+            seen = _which(path)
+            try:
+                index = cls._open(path, settled, store)
+            except EngineError:
+                if _which(path) == seen:
+                    raise
+            else:
+                if _which(path) == seen:
+                    return index
+        raise IndexUnusableError(f"{path}: was replaced at every look. Wait for the other mirsearch to end.")
+
+    @classmethod
+    def _open(cls, path: Path, settled: Device, store: Store | None) -> Self:
         manifest = read_index_manifest(path)
         store = store or Store.open(path.parent.parent)
         if change := stale(manifest, store.manifest):
+            update = grown(manifest, store.manifest, store.photo_ids)
             raise IndexUnusableError(
-                f"{path}: built from another state of {store.path}: {change}. Build it again: "
-                f"mirsearch build {store.path} --layer {manifest.spec.layer}"
+                f"{path}: built from another state of {store.path}: {change}. "
+                f"{'Let the new ones join it' if update else 'Build it again'}: "
+                + shlex.join(["mirsearch", *build_words(path, manifest.spec, update=update)])
             )
         _check_parts(path, manifest)
         kernels = load(settled)
@@ -275,6 +293,15 @@ def check_queries(
     if len(bad):
         raise InputError(f"{name(int(bad[0]))}: holds NaN, infinity or values past float32, expected finite float32")
     return rows
+
+
+def _which(path: Path) -> tuple[int, ...]:
+    """What tells an index from the one that takes its place: its folder and its manifest; () where there is none."""
+    try:
+        entries = path.stat(), (path / NAME).stat()
+    except OSError:
+        return ()
+    return tuple(number for entry in entries for number in (entry.st_ino, entry.st_mtime_ns))
 
 
 def _check_parts(path: Path, manifest: IndexManifest) -> None:

@@ -1,5 +1,6 @@
 """Rows that were appended to a store join its index: nothing is learned again, nothing old is coded again."""
 
+import shlex
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from engine.errors import IndexUnusableError
 from engine.index import ivfpq, shards
 from engine.index.build import Build, BuildReport, alone, check_name, swap
 from engine.index.drift import Drift, crowding, errors, quotient
-from engine.index.manifest import FORMAT_VERSION, IndexManifest, grown, read_index_manifest, stale, write_index_manifest
+from engine.index.manifest import (
+    FORMAT_VERSION,
+    IndexManifest,
+    build_words,
+    grown,
+    read_index_manifest,
+    stale,
+    write_index_manifest,
+)
 from engine.index.parts import Old
 from engine.index.reduce import Reduction
 from engine.index.search import open_reduction
@@ -75,12 +84,11 @@ def update_index(store: Store, name: str, *, device: Device, progress: Progress 
 def _check(store: Store, old: IndexManifest, name: str) -> None:
     if grown(old, store.manifest, store.photo_ids):
         return
-    layer = old.spec.layer
-    named = "" if name == layer else f" --name {name}"
+    folder = store.path / "indices" / name
     raise IndexUnusableError(
-        f"{store.path / 'indices' / name}: cannot be updated: {stale(old, store.manifest)}, and its first rows are not "
-        f"known to be those that the index was built from. Build it anew: mirsearch build {store.path} --layer {layer}"
-        f"{named} --metric {old.spec.metric}"
+        f"{folder}: cannot be updated: {stale(old, store.manifest)}, and its first rows are not "
+        f"known to be those that the index was built from. Build it anew: "
+        + shlex.join(["mirsearch", *build_words(folder, old.spec)])
     )
 
 

@@ -2,13 +2,15 @@
 
 import shlex
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import EngineError
-from engine.index.manifest import NAME, IndexManifest, read_index_manifest, stale
+from engine.index.manifest import NAME, IndexManifest, build_words, grown, read_index_manifest, stale
 from engine.index.parts import sum_file
 from engine.progress import Progress, silent
 from engine.store.manifest import read_manifest
+from engine.store.store import Store
 from engine.store.verify import Damage, VerifyReport
 
 
@@ -64,6 +66,10 @@ def _stale(folder: Path, manifest: IndexManifest) -> str | None:
     problem = f"Index {folder.name} is of {state} of the store: {change}."
     if manifest.spec.layer not in store.layers:
         return f"{problem} It cannot be searched any more: delete {folder}."
+    with suppress(EngineError):
+        if grown(manifest, store, Store.open(folder.parent.parent).photo_ids):
+            words = build_words(folder, manifest.spec, update=True)
+            return f"{problem} It cannot be searched until they join it: {shlex.join(['mirsearch', *words])}"
     return f"{problem} It cannot be searched until it is built again: {shlex.join(['mirsearch', *remake(folder)])}"
 
 
@@ -74,5 +80,4 @@ def remake(folder: Path) -> list[str]:
         spec = read_index_manifest(folder).spec
     except EngineError:
         return ["build", str(store), "--layer", name]
-    words = ["build", str(store), "--layer", spec.layer, *(["--name", name] if name != spec.layer else [])]
-    return [*words, *(["--metric", spec.metric] if spec.metric != "cosine" else [])]
+    return build_words(folder, spec)

@@ -121,7 +121,7 @@ def test_an_index_of_an_earlier_state_is_no_damage(run: Run, store: Path, tmp_pa
     result = run("verify", store)
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, f"{store}: intact")
     assert result.stderr.startswith("Index fc7 is of an earlier state of the store: it had 300 rows then and has 301")
-    assert result.stderr.rstrip().endswith(f"mirsearch build {store} --layer fc7")
+    assert result.stderr.rstrip().endswith(f"mirsearch build {store} --layer fc7 --update")
     found = document(run("verify", store, "--json"))
     assert (found["intact"], list(found["stale_indices"])) == (True, ["fc7"])
 

@@ -52,7 +52,7 @@ def test_appended_photos_make_an_index_stale_and_it_says_how_many_there_are(stor
     assert found.damage == []
     assert found.stale == (
         "Index sift is of an earlier state of the store: it had 300 rows then and has 340 now, 40 more. It cannot be "
-        f"searched until it is built again: mirsearch build {store.path} --layer sift"
+        f"searched until they join it: mirsearch build {store.path} --layer sift --update"
     )
     report = build_index(Store.open(store.path), IndexSpec(layer="sift"), device=CPU)
     assert not report.reused and len(Index.open(path, device=CPU)) == 340
