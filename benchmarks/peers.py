@@ -236,7 +236,7 @@ class Exact:
 class Mirsearch:
     """Our index; refine: the codes that re-rank. A setting: (probes, candidates)."""
 
-    refine: Any = "uint8"
+    refine: Any = "uint4"
     settings: list[tuple[str, Any]] = field(
         default_factory=lambda: [
             (f"{probes} probes, {rerank} candidates", (probes, rerank))
@@ -337,6 +337,7 @@ def _rows(store: Store, photo_ids: I64) -> I64:
 
 PEERS: dict[str, Peer] = {
     "mirsearch": Mirsearch(),
+    "mirsearch, uint8": Mirsearch(refine="uint8"),
     "mirsearch, raw rows": Mirsearch(refine="none"),
     "hnswlib": Hnswlib(),
     "usearch float16": Usearch(),

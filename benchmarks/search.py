@@ -177,7 +177,21 @@ def draw(points: list[Point], title: str, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(9, 5.5), layout="constrained")
-    colors = iter(["#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#17becf", "#bcbd22", "#7f7f7f"])
+    colors = iter(
+        [
+            "#f4a6a6",
+            "#c49c94",
+            "#1f77b4",
+            "#ff7f0e",
+            "#2ca02c",
+            "#9467bd",
+            "#8c564b",
+            "#e377c2",
+            "#17becf",
+            "#bcbd22",
+            "#7f7f7f",
+        ]
+    )
     for name in dict.fromkeys(point.peer for point in points):
         mine = sorted((p for p in points if p.peer == name and p.seconds), key=lambda p: p.recall)
         ours = name == "mirsearch"
@@ -217,8 +231,10 @@ def main() -> None:
         facts[name] = build(task, name)
         peers[name] = PEERS[name]
         peers[name].open(task)
-        if isinstance(peers[name], Rival):  # whose candidates are compared by our codes
-            facts[name]["bytes"] += len(store) * (store.layer(options.layer).shape[1] + 12)
+        if isinstance(peer := peers[name], Rival):  # whose candidates are compared by our codes
+            facts[name]["bytes"] += sum(
+                part.bytes for file, part in peer.ours.index.manifest.parts.items() if file.startswith("refine")
+            )
     recall = Recall(task, queries)
     points = measure(peers, queries, recall, options.rounds)
     name = f"search-{options.layer}-{options.metric}-{options.photos}"
