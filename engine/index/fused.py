@@ -18,8 +18,9 @@ from engine.index.spec import SearchSpec
 from engine.store.store import Store
 from kernels import Codes, Device, Kernels, Metric
 
-# Neighbours taken from each index for one of the answer, and at least: see `FusedIndex.search`.
-WIDER, LEAST = 4, 40
+# Neighbours taken from each index for one of the answer, and at least. Of layers that agree, as those of one network
+# do, 4 find all; of 5,000 rows whose two layers know nothing of each other 4 find 0.52, 10 find 0.88, 20 find 0.998.
+WIDER, LEAST = 20, 200
 BLOCK_CANDIDATES = 1 << 20
 # Rows that are compared with all queries of a block while they are in the processor's cache.
 EXACT_ROWS, EXACT_QUERIES = 256, 256

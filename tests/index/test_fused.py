@@ -14,7 +14,7 @@ from engine.index.fused import FusedIndex
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.store.change import remove
 from engine.store.store import Store
-from kernels import load
+from kernels import Kernels, load
 from tests.builders import CPU, clustered, make_store, oracle_scores, recall
 
 ROWS, NAMES = 2000, ("fc7", "fc8")
@@ -54,9 +54,9 @@ def oracle(store: Store, row: int | np.integer[Any], metric: str, weights: tuple
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_exact_is_the_weighted_sum_of_every_photo(store: Store, metric: str) -> None:
+def test_exact_is_the_weighted_sum_of_every_photo(store: Store, metric: str, kernels: Kernels) -> None:
     weights, rows = (0.7, 0.3), np.array([0, 11, 12, 300, 1999])
-    fused = FusedIndex.exact(store, NAMES, weights, metric, load(CPU))  # type: ignore[arg-type]
+    fused = FusedIndex.exact(store, NAMES, weights, metric, kernels)  # type: ignore[arg-type]
     ids = store.photo_ids[rows]
     found = fused.search(asked(store, rows), SearchSpec(k=15), exclude=ids)
     for i, row in enumerate(rows):
@@ -92,6 +92,15 @@ def test_all_weight_on_one_layer_is_that_layers_answer(store: Store) -> None:
         assert fused.indices
         found, alone = fused.search(asked(store, rows)), fused.indices[at].search(asked(store, rows)[NAMES[at]])
         assert recall(found.scores, alone.scores) >= 0.95
+
+
+def test_layers_that_know_nothing_of_each_other_are_fused_too(tmp_path: Path) -> None:
+    made = make_store(tmp_path / "store", {"fc7": clustered(3000, 48, seed=1), "fc8": clustered(3000, 24, seed=2)})
+    for layer in NAMES:
+        build_index(made, IndexSpec(layer=layer), device=CPU)
+    rows = np.arange(0, 3000, 30)
+    truth = FusedIndex.exact(made, NAMES, None, "cosine", load(CPU)).search(asked(made, rows))
+    assert recall(opened(made).search(asked(made, rows)).scores, truth.scores) >= 0.95
 
 
 def test_equal_scores_are_in_order_of_row(store: Store) -> None:
