@@ -26,7 +26,10 @@ INGEST_PHOTO = 100  # bytes of names and ids: benchmarks/results/ingest_scale.md
 SQUARE = 28  # bytes for each of the dim² products: three and a half matrices of float64
 COARSE_ROUNDS = 10  # of k-means over the lists (faiss/IndexIVF.cpp, Level1Quantizer)
 KEPT = 40  # candidates that go from the sketch to the codes of the raw rows
-EIGEN_SHARE = 0.15  # of the speed of products that eigenvectors reach: they read the matrix again and again
+# Of the speed of large products: eigenvectors, which read the matrix again and again; products of blocks of rows that
+# come from a map; codes of rows and the search for their lists. From builds of 10,000 to 100,000 photos.
+EIGEN_SHARE, BLOCK_SHARE, CODE_SHARE = 0.15, 0.3, 0.1
+COPIES = 6  # of a row, that making its codes takes as long as
 STARTING = 0.3  # seconds until an ingest reads its first file
 GPU_SCRATCH = 1 << 30
 
@@ -145,9 +148,9 @@ def _build_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
             "pca": 2 * few * dim * dim / machine.flops + 4 / 3 * dim**3 / (EIGEN_SHARE * machine.flops),
             "train": (2 * trained * dim * reduced + 2 * COARSE_ROUNDS * trained * lists * reduced) / machine.flops
             + machine.codebook_seconds * (spec.pq_m or 1),
-            "reduce": 2 * photos * dim * reduced / machine.flops + 4 * dim * photos / machine.copy,
-            "add": 2 * photos * reduced * (lists + 16) / machine.flops,
-            "codes": 3 * 4 * photos * dim / machine.copy,
+            "reduce": 2 * photos * dim * reduced / (BLOCK_SHARE * machine.flops) + 4 * dim * photos / machine.copy,
+            "add": 2 * photos * reduced * (lists + 16) / (CODE_SHARE * machine.flops),
+            "codes": COPIES * 4 * photos * dim / machine.copy,
             "write": total_bytes(spec, rows=photos, dim=dim) / machine.write,
         }
     made_of = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in phases.items()) or "exact search: nothing to do"
