@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine.index import ivfpq
 from engine.index.build import build_index
 from engine.index.exact import exact_search
 from engine.index.search import Index
@@ -185,7 +186,7 @@ class Faiss:
 
     def build(self, task: Task) -> None:
         """See `Peer.build`."""
-        faiss = importlib.import_module("faiss")
+        faiss = ivfpq.faiss()
         metric = faiss.METRIC_L2 if task.metric == "l2" else faiss.METRIC_INNER_PRODUCT
         index = faiss.index_factory(task.rows.shape[1], self.factory, metric)
         if not index.is_trained:
@@ -200,7 +201,7 @@ class Faiss:
     def open(self, task: Task) -> None:
         """See `Peer.open`."""
         self._task = task
-        self._faiss = importlib.import_module("faiss")
+        self._faiss = ivfpq.faiss()
         self._index = self._faiss.read_index(str(task.folder / "index"))
 
     def search(self, queries: F32, k: int, setting: int) -> I64:
