@@ -35,10 +35,10 @@ from kernels import Codes, Device, Kernels, Metric, load
 
 Rows = npt.NDArray[np.float32]
 METRICS: Final[tuple[Metric, ...]] = ("cosine", "ip", "l2")
-KINDS: Final = ("float32", "float16", "uint8")
+KINDS: Final = ("float32", "float16", "uint8", "uint4")
 K: Final = 10
 # Scores are relative to the lengths that they are made of; codes are multiplied in float32, raw rows in float64.
-TOLERANCE: Final = {"float32": 1e-7, "float16": 2e-6, "uint8": 2e-6}
+TOLERANCE: Final = {"float32": 1e-7, "float16": 2e-6, "uint8": 2e-6, "uint4": 2e-6}
 RECALL_FLOOR: Final = 0.9
 GRID: Final = ((16, 100), (64, 200), (128, 300), (256, 600))  # probes, candidates
 
@@ -97,7 +97,11 @@ def _decoded(kernels: Kernels, raw: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[
 
 def _codes_agree(ours: Kernels, oracle: Kernels, rows: Rows, kind: Any) -> bool:
     mine, theirs = ours.quantize(rows, kind), oracle.quantize(rows, kind)
-    same = all(np.array_equal(a, b) for a, b in zip(mine[:3], theirs[:3], strict=True))
+    if kind == "uint4":  # whose low and step carry a sum
+        scales = zip(mine[1:3], theirs[1:3], strict=True)
+        same = np.array_equal(mine.values, theirs.values) and all(np.allclose(a, b, rtol=1e-6) for a, b in scales)
+    else:
+        same = all(np.array_equal(a, b) for a, b in zip(mine[:3], theirs[:3], strict=True))
     return same and bool(np.allclose(mine.norm2, theirs.norm2, rtol=1e-6))
 
 

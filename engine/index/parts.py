@@ -88,7 +88,8 @@ class PartFile:
 
 
 class CodeWriter:
-    """Codes of a layer's rows, in two files: NAME.npy (n, d) and NAME_scale.npy (3, n): low, step, norm2.
+    """Codes of a layer's rows, in two files: NAME.npy (n, d), of uint4 (n, ⌈d/2⌉), and NAME_scale.npy (3, n): low,
+    step, norm2.
 
     old: the index whose codes are those of the first rows.
     """

@@ -65,7 +65,7 @@ def searched(path: Path, queries: Array, **settings: int) -> SearchResult:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-@pytest.mark.parametrize("refine", ["uint8", "float16", "none"])
+@pytest.mark.parametrize("refine", ["uint8", "uint4", "float16", "none"])
 def test_recall_after_growing_by_half_is_that_of_a_full_build(tmp_path, metric, refine):
     store = make_store(tmp_path / "store", first(np.s_[:2000]), IDS[:2000])
     spec = IndexSpec(layer="fc7", metric=metric, refine=refine, rows_per_shard=1100)
