@@ -1,13 +1,10 @@
 """Files that are whole or absent: written aside, flushed to the disk, then renamed."""
 
-import ctypes
 import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 from engine.errors import DiskFullError, EngineError
 
@@ -51,40 +48,6 @@ def write_at(handle: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(handle, data, offset)
         data, offset = data[written:], offset + written
-
-
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h
-
-
-@cache
-def _sync_file_range() -> Any:
-    """The C library's function, which Python's os module does not offer; None where there is none."""
-    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if function:
-        function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
-    return function
-
-
-def start_writeback(handle: int, offset: int, size: int) -> None:
-    """Ask the system to begin writing these bytes to the disk, without waiting.
-
-    A hint: the flush at the end then finds little left to do, instead of all of it (6 of 22 µs for each photo of an
-    ingest, benchmarks/results/ingest.md). Whether it worked is not asked: the flush is what counts.
-    """
-    if function := _sync_file_range():
-        function(handle, offset, size, _SYNC_FILE_RANGE_WRITE)
-
-
-_RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
-
-
-def exchange(first: Path, second: Path) -> bool:
-    """Let two files or folders change their names in one step (renameat2, Linux); False where that cannot be done."""
-    function = getattr(ctypes.CDLL(None), "renameat2", None)
-    if function is None:
-        return False
-    names = os.fsencode(first), os.fsencode(second)
-    return bool(function(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
 @contextmanager

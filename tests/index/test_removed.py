@@ -138,13 +138,15 @@ def no_filter(monkeypatch) -> None:
     monkeypatch.setattr("engine.index.search.SMALL_PART", 0)
 
 
+def ten_of_one_list(store: Store, query: Array, own: Array):
+    return index_of(store, "l2").search(query, SearchSpec(k=10, probes=1, rerank=20), exclude=store.photo_ids[own])
+
+
 @pytest.mark.parametrize("left", [1, 3, 9, 10])
 def test_what_one_list_does_not_hold_is_found_in_others(without, one_list, left):
     query, rows = one_list
     store = without(rows[left:])
-    found = index_of(store, "l2").search(
-        query, SearchSpec(k=10, probes=1, rerank=20), exclude=store.photo_ids[rows[:1]]
-    )
+    found = ten_of_one_list(store, query, rows[:1])
     assert (found.photo_ids >= 0).all() and not np.isin(found.photo_ids, store.photo_ids[rows[0]]).any()
     store.rows_of(found.photo_ids[0])
     if left > 1:
@@ -157,9 +159,7 @@ def test_a_list_of_removed_rows_does_not_cost_an_answer(without, one_list, left)
     """Less is left in the list than is asked for, the query's own photo aside: all other rows are compared."""
     query, rows = one_list
     store = without(rows[left:])
-    found = index_of(store, "l2").search(
-        query, SearchSpec(k=10, probes=1, rerank=20), exclude=store.photo_ids[rows[:1]]
-    )
+    found = ten_of_one_list(store, query, rows[:1])
     apart = mark_removed(store, [rows[0], *rows[left:]])
     check_exact(apart, query, found, 10, "l2")
 
