@@ -115,7 +115,7 @@ def run_tune(
 
 
 def _measure(walk: Walk, spec: TuneSpec) -> tuple[TunedPoint, ...]:
-    walk.up()
+    walk.up(spec.goal)
     walk.refine(sorted({*LEVELS, *([spec.goal] if spec.goal else [])}))
     walk.time(walk.contenders(), spec.rounds)
     if spec.latency_ms:

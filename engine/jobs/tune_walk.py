@@ -28,6 +28,7 @@ LEVELS = (0.9, 0.95, 0.98, 0.99, 0.995)  # recalls that are refined, whatever is
 SLACK = 1.15  # a setting is timed if none of at least its recall took less than its time by so much
 STEPS = 40  # of the walk
 DEARER = 4  # than exact search in batch: not looked at, but up to that single queries may still be quicker
+CHEAP = 1.0  # seconds of all queries in one call: no setting is too dear below that, whatever exact search takes
 ONE_SIDED = 1.645  # standard errors: the true mean lies lower one time in twenty
 SINGLES = 100
 
@@ -94,23 +95,24 @@ class Walk:
         shares = shares_of_answers(index.store, truth, found.photo_ids, TUNED_K, device=index.device)
         setting = Setting(kind="index", probes=place[0], rerank=place[1])
         run = Run(index, truth, setting, k=TUNED_K, singles=SINGLES)
-        started = time.perf_counter()
-        index.search(truth.queries, spec, exclude=truth.query_ids)
-        seconds = max(time.perf_counter() - started, 1e-9)
+        seconds = self._seconds(place)
         trial = Trial(place, float(shares.mean()), least_recall(shares, TUNED_K), seconds, run)
         self.trials[place] = trial
         self.progress("look", len(self.trials), 0, unit="settings", detail=run.name)
         return trial
 
-    def up(self) -> None:
-        """From the cheapest setting to one that finds all; see the module's text."""
+    def up(self, goal: float | None = None) -> None:
+        """From the cheapest setting to one that finds all; see the module's text. goal: a recall to be reached.
+
+        Short of the goal the walk goes on to DEARER times what else would be too dear.
+        """
         probes, rerank = self.ladders
-        limit = DEARER * self._exact_seconds()
+        limit = max(DEARER * self._exact_seconds(), CHEAP)
         i = j = 0
         here = self.look((probes[0], rerank[0]))
         for _ in range(STEPS):
             steps = [(a, b) for a, b in ((i + 1, j), (i, j + 1)) if a < len(probes) and b < len(rerank)]
-            if here.recall >= 1 or here.seconds >= limit or not steps:
+            if here.recall >= 1 or not steps or self._too_dear(here, limit, goal):
                 return
             looked = [(self.look((probes[a], rerank[b])), (a, b)) for a, b in steps]
             gains = [(_slope(here, trial), at) for trial, at in looked]
@@ -119,6 +121,20 @@ class Walk:
                 at = i + 1, j + 1  # neither helps alone
             i, j = at
             here = self.look((probes[i], rerank[j]))
+
+    def _too_dear(self, trial: Trial, limit: float, goal: float | None) -> bool:
+        """Whether the walk ends here; timed again first, since the machine may have been busy with something else."""
+        most = limit * (DEARER if goal is not None and trial.least < goal else 1)
+        if trial.seconds >= most:
+            trial.seconds = min(trial.seconds, self._seconds(trial.place))
+        return trial.seconds >= most
+
+    def _seconds(self, place: Place) -> float:
+        """Of all queries in one call with a setting."""
+        spec = SearchSpec(k=TUNED_K, probes=place[0], rerank=place[1])
+        started = time.perf_counter()
+        self.index.search(self.truth.queries, spec, exclude=self.truth.query_ids)
+        return max(time.perf_counter() - started, 1e-9)
 
     def refine(self, recalls: Iterable[float]) -> None:
         """Half a step below the cheapest settings that reach these recalls; two rounds, as long as it helps."""
@@ -154,8 +170,8 @@ class Walk:
 
         def beaten(trial: Trial) -> bool:
             return any(
-                other.recall >= trial.recall and other.seconds * SLACK < trial.seconds for other in trials
-            ) or any(other.recall > trial.recall and other.seconds < trial.seconds / 2 for other in trials)
+                other.least >= trial.least and other.seconds * SLACK < trial.seconds for other in trials
+            ) or any(other.least > trial.least and other.seconds < trial.seconds / 2 for other in trials)
 
         return [trial for trial in trials if not beaten(trial)]
 

@@ -10,7 +10,8 @@ from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.jobs.truth import TruthSpec, ground_truth, recall_of_answers
 from engine.jobs.tune import TuneReport, TuneSpec, _choose, keep, run_tune, smaller_specs
-from engine.jobs.tune_walk import least_recall
+from engine.jobs.tune_walk import Walk, least_recall
+from engine.progress import silent
 from engine.store.store import Store
 from tests.builders import CPU, clustered, make_store
 from tests.index.test_tuned import TUNED, point
@@ -38,6 +39,26 @@ def test_the_walk_goes_from_little_to_all(report: TuneReport) -> None:
 def test_the_chosen_point_is_the_fastest_that_surely_reached_the_recall(report: TuneReport) -> None:
     good = [point for point in report.tuned.points if point.p99_ms and point.least >= 0.9]
     assert report.tuned.default == max(good, key=lambda point: point.qps)
+
+
+def test_a_slow_spell_does_not_end_the_walk(
+    store: Store, report: TuneReport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Walk, "_exact_seconds", lambda _: 1e-6)
+    index = Index.open(report.path, device=CPU, store=store)
+    truth = ground_truth(store, TruthSpec(layer="x", metric="cosine", queries=100, k=10), device=CPU)
+    monkeypatch.setattr(Walk, "_seconds", lambda *_: 1.5)
+    walk = Walk(index, truth, silent)
+    walk.up(goal=0.9)
+    assert max(trial.least for trial in walk.trials.values()) >= 0.9
+    walk = Walk(index, truth, silent)
+    walk.up()
+    assert len(walk.trials) == 1
+    seconds = iter([1000.0])
+    monkeypatch.setattr(Walk, "_seconds", lambda *_: next(seconds, 0.001))
+    walk = Walk(index, truth, silent)
+    walk.up()
+    assert max(trial.recall for trial in walk.trials.values()) > 0.99
 
 
 def test_recall_of_a_point_is_what_a_search_by_it_finds(report: TuneReport, store: Store) -> None:
