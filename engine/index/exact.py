@@ -81,18 +81,18 @@ def compare(
         return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
     present = len(data) - (0 if removed is None else int(np.count_nonzero(removed)))
     blocks = partial(_blocks, data, removed)
-    candidates, closeness = _candidates(blocks, queries, banned, k, metric, kernels.nearest)
+    candidates, closeness = closest(blocks, queries, banned, k, metric, kernels.nearest)
     rows, scores = kernels.rerank(queries, candidates, Codes(data), metric, max(k, candidates.shape[1]))
     if candidates.shape[1] < present:
-        again = np.flatnonzero(_doubtful(candidates, closeness, rows, scores, k))
+        again = np.flatnonzero(doubtful(candidates, closeness, rows, scores, k))
         if len(again):
             wide = partial(dense.nearest, np)
-            candidates, _ = _candidates(blocks, queries[again].astype(np.float64), banned[again], k, metric, wide)
+            candidates, _ = closest(blocks, queries[again].astype(np.float64), banned[again], k, metric, wide)
             rows[again, :k], scores[again, :k] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
     return rows[:, :k], scores[:, :k]
 
 
-def _doubtful(
+def doubtful(
     candidates: npt.NDArray[np.int64],
     closeness: npt.NDArray[np.floating[Any]],
     rows: npt.NDArray[np.int64],
@@ -126,7 +126,7 @@ def _blocks(data: Any, removed: Mask) -> Iterator[tuple[npt.NDArray[np.int64], A
             yield start + here, block[here]
 
 
-def _candidates(
+def closest(
     blocks: Callable[[], Iterator[tuple[npt.NDArray[np.int64], Any]]],
     queries: npt.NDArray[np.floating[Any]],
     banned: npt.NDArray[np.int64],
@@ -134,7 +134,10 @@ def _candidates(
     metric: Metric,
     nearest: Callable[..., Any],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]:
-    """Rows (q, ≤ k and a margin) that hold the k nearest of each query, and their closeness by the product."""
+    """Rows (q, ≤ k and a margin) that hold the k nearest of each query, and their closeness by it; −1 = banned.
+
+    blocks: gives (row numbers (b,), rows (b, dim)), b ≥ 1, at least once. nearest: as `kernels.reference.nearest`.
+    """
     # The margin covers the banned row and the rounding of float32 products at the border.
     wanted = k + 8 + k // 4
     rows = np.empty((len(queries), 0), np.int64)

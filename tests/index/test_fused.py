@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from engine.errors import IndexUnusableError, InputError
+from engine.index import fused as fused_module
 from engine.index.build import build_index
 from engine.index.filter import Filter
 from engine.index.fused import FusedIndex
+from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.store.change import remove
 from engine.store.store import Store
@@ -51,6 +53,19 @@ def oracle(store: Store, row: int | np.integer[Any], metric: str, weights: tuple
     layers = [np.asarray(store.layer(layer)) for layer in NAMES]
     scores = [w * oracle_scores(layer[row], layer, metric) for w, layer in zip(weights, layers, strict=True)]
     return np.asarray(sum(scores))
+
+
+def recorded_searches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Grows by (queries, neighbours) at each search of an index."""
+    seen: list[tuple[int, int]] = []
+    search = Index.search
+
+    def recorded(index: Index, rows: np.ndarray, spec: SearchSpec, **more: Any) -> Any:
+        seen.append((len(rows), spec.k))
+        return search(index, rows, spec, **more)
+
+    monkeypatch.setattr(Index, "search", recorded)
+    return seen
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -101,6 +116,90 @@ def test_layers_that_know_nothing_of_each_other_are_fused_too(tmp_path: Path) ->
     rows = np.arange(0, 3000, 30)
     truth = FusedIndex.exact(made, NAMES, None, "cosine", load(CPU)).search(asked(made, rows))
     assert recall(opened(made).search(asked(made, rows)).scores, truth.scores) >= 0.95
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, np.ndarray]]:
+    """2,000 photos whose layers agree, 300 that are near query 0 in each layer and far from it in the other, and, the
+    last row, one that is not very near in either; query 0, and nine more that are as photos of the 2,000.
+    """
+    random = np.random.default_rng(8)
+    fc7 = clustered(2000, 24, seed=1)
+    fc8 = fc7 @ np.linalg.qr(random.standard_normal((24, 24)))[0][:, :16].astype(np.float32)
+    near, far = ([3.0] + [0.0] * (dim - 1) for dim in (24, 16))
+    decoys = [np.array(one) + 0.1 * random.standard_normal((300, len(one))) for one in (near, far)]
+    last = [np.array([[4.0, 3.0] + [0.0] * (dim - 2)]) for dim in (24, 16)]
+    layers = {
+        "fc7": np.concatenate([fc7, decoys[0], -decoys[0], last[0]]).astype(np.float32),
+        "fc8": np.concatenate([fc8, -decoys[1], decoys[1], last[1]]).astype(np.float32),
+    }
+    store = make_store(tmp_path_factory.mktemp("deep") / "store", layers)
+    for layer in NAMES:
+        build_index(store, IndexSpec(layer=layer), device=CPU)
+    others = asked(store, np.arange(0, 900, 100))
+    queries = {
+        name: np.vstack([np.array([one], np.float32), others[name]])
+        for name, one in zip(NAMES, (near, far), strict=True)
+    }
+    return store, queries
+
+
+def test_only_the_query_whose_answer_lies_deep_goes_deeper(
+    deep: tuple[Store, dict[str, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, queries = deep
+    seen = recorded_searches(monkeypatch)
+    found = opened(store).search(queries, SearchSpec(k=1))
+    assert seen == [(10, 18)] * 2 + [(1, 72)] * 2 + [(1, 288)] * 2 + [(1, 1024)] * 2
+    assert found.photo_ids[0, 0] == store.photo_ids[-1] and found.scores[0, 0] == pytest.approx(0.8, abs=1e-6)
+    assert found.photo_ids[1:, 0].tolist() == store.photo_ids[np.arange(0, 900, 100)].tolist()
+    # It is not found where no index may give more than at first.
+    monkeypatch.setattr(fused_module, "LAST", 1)
+    assert opened(store).search(queries, SearchSpec(k=1)).photo_ids[0, 0] != store.photo_ids[-1]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_what_the_bound_settles_is_the_answer_where_indices_miss_nothing(
+    store: Store, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, weights = np.arange(0, ROWS, 50), (0.6, 0.4)
+    monkeypatch.setattr(fused_module, "LEAST", 1)
+    seen = recorded_searches(monkeypatch)
+    found = opened(store, metric, weights).search(asked(store, rows), SearchSpec(k=10, probes=10_000, rerank=ROWS))
+    assert seen[0] == (len(rows), 21) and sum(n for n, depth in seen if depth > 400) < len(rows), "little was settled"
+    for i, row in enumerate(rows):
+        truth = np.sort(oracle(store, row, metric, weights))[::-1][:10]
+        np.testing.assert_allclose(found.scores[i], truth, atol=3e-6 * max(np.abs(truth).max(), 1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_exact_search_in_many_blocks_is_the_weighted_sum(
+    store: Store, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fused_module, "BLOCK_ROWS", 70)
+    monkeypatch.setattr(fused_module, "BLOCK_QUERIES", 3)
+    within = Filter.of_ids(store, without=store.photo_ids[100:900:3])
+    rows, weights = np.array([0, 5, 11, 12, 300, 901, 1999]), (2.0, 0.0 if metric == "ip" else 0.25)
+    fused = FusedIndex.exact(store, NAMES, weights, metric, load(CPU))  # type: ignore[arg-type]
+    ids = store.photo_ids[rows]
+    found = fused.search(asked(store, rows), SearchSpec(k=7), exclude=ids, within=within)
+    for i, row in enumerate(rows):
+        truth = np.where(within.mask, oracle(store, row, metric, weights), -np.inf)
+        truth[row] = -np.inf
+        scale = np.abs(truth[np.isfinite(truth)]).max()
+        np.testing.assert_allclose(found.scores[i], np.sort(truth)[::-1][:7], atol=3e-6 * scale)
+        assert within.mask[store.rows_of(found.photo_ids[i])].all()
+
+
+def test_a_product_that_rounds_too_much_is_not_believed(tmp_path: Path) -> None:
+    """Photos close together and far from the origin: float32 products cannot tell their distances."""
+    random = np.random.default_rng(4)
+    layers = {name: 1000 + random.standard_normal((600, dim)) for name, dim in (("fc7", 12), ("fc8", 8))}
+    made = make_store(tmp_path / "store", layers)
+    found = FusedIndex.exact(made, NAMES, None, "l2", load(CPU)).search(asked(made, np.arange(20)), SearchSpec(k=5))
+    for row in range(20):
+        truth = np.sort(oracle(made, row, "l2", (0.5, 0.5)))[::-1][:5]
+        np.testing.assert_allclose(found.scores[row], truth, rtol=1e-5)
 
 
 def test_equal_scores_are_in_order_of_row(store: Store) -> None:
