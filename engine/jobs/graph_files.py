@@ -15,11 +15,11 @@ from engine.progress import Progress
 from engine.store import npy
 from engine.store.durable import flush_folder, part_of, publish, write_at
 from engine.store.formats.room import check_room, full_disk
-from engine.store.journal import NAME as JOURNAL
 from engine.store.journal import Journal, job_of
 from engine.store.manifest import digest, read_document, write_document
 
 DOCUMENT, NEIGHBORS, SCORES, PHOTO_IDS = "graph.json", "neighbors.npy", "scores.npy", "photo_ids.npy"
+JOURNAL = "graph.journal"
 FILES = (".npy", ".parquet")  # what is one file; all else is a folder
 FORMAT_VERSION = 1
 _ANOTHER = "Choose another place with --out, or remove this one."
@@ -101,7 +101,7 @@ class GraphFiles:
 
     def _refuse_other(self) -> None:
         document = _document(self.part) if (self.part / DOCUMENT).exists() else None
-        begun = document["job"] if document else job_of(self.part)
+        begun = document["job"] if document else job_of(self.part, JOURNAL)
         if begun is not None and begun != self.job:
             raise InputError(
                 f"{self.part}: holds {_other(begun, self.job)} that was interrupted. Run that one again, choose "
@@ -114,7 +114,7 @@ class GraphFiles:
         lines, k = self.shape
         there = sum(file.stat().st_blocks * 512 for file in self.part.iterdir())
         check_room(self.out, lines * k * 12 - there)
-        self._journal = Journal(self.part, self.job)
+        self._journal = Journal(self.part, self.job, JOURNAL)
         for name, dtype in ((NEIGHBORS, "<i8"), (SCORES, "<f4")):
             self._handles[name] = handle = os.open(self.part / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             write_at(handle, memoryview(npy.header(self.shape, dtype)), 0)

@@ -1,4 +1,4 @@
-"""`ingest.journal`: which blocks of rows have been written, line by line, so that an interrupted ingest continues."""
+"""Which blocks of rows have been written, line by line, so that what was interrupted continues: an ingest, a graph."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from typing import Any
 from engine.store.durable import write_at
 from engine.store.manifest import digest
 
-NAME = "ingest.journal"
+NAME = "ingest.journal"  # of a store; what else keeps a journal gives it its own name
 
 
 class Journal:
@@ -20,10 +20,10 @@ class Journal:
     their checksums before they are believed, and a line that is lost costs one block read again.
     """
 
-    def __init__(self, folder: Path, job: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, job: Mapping[str, Any], name: str = NAME) -> None:
         """Open the journal of a folder. `entries`: its lines, if they belong to the same job; else it begins anew."""
         self._lock = threading.Lock()
-        self._handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self._handle = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         self.entries: list[dict[str, Any]] = []
         with os.fdopen(os.dup(self._handle), "rb") as file:
             data = file.read()
@@ -66,10 +66,10 @@ def _intact(data: bytes) -> tuple[list[dict[str, Any]], int]:
     return lines, at
 
 
-def job_of(folder: Path) -> dict[str, Any] | None:
+def job_of(folder: Path, name: str = NAME) -> dict[str, Any] | None:
     """The job that the journal in a folder belongs to; None when there is no journal, or none that can be read."""
     try:
-        with (folder / NAME).open("rb") as file:
+        with (folder / name).open("rb") as file:
             lines, _ = _intact(file.readline(1 << 20))
     except OSError:
         return None

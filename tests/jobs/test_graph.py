@@ -190,6 +190,8 @@ def test_what_is_there_is_not_searched_again_but_read_against_its_checksum(
     neighbor_graph(searcher, SPEC, tmp_path / "whole", device="cpu")
     interrupted_after(5, searcher, SPEC, out)
     assert not out.exists()
+    begun = {path.name for path in (tmp_path / "graph.part").iterdir()}
+    assert begun == {"graph.journal", "neighbors.npy", "scores.npy"}
     with (tmp_path / "graph.part" / "neighbors.npy").open("r+b") as file:
         file.seek(128 + 64 * K * 8 * 2)
         file.write(b"\x55")
