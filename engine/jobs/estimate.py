@@ -5,6 +5,7 @@ counts of operations by what `engine.jobs.calibrate` measured of this machine ju
 the same time they are as uncertain as that. The default specification is assumed, and files in the page cache.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ KEPT = 40  # candidates that go from the sketch to the codes of the raw rows
 EIGEN_SHARE, BLOCK_SHARE, CODE_SHARE = 0.15, 0.3, 0.1
 COPIES = 6  # of a row, that making its codes takes as long as
 STARTING = 0.3  # seconds until an ingest reads its first file
+BUILD_STARTING = 1.0  # seconds until a build reads its first row: it imports FAISS, SciPy and Numba
+COMPARED = 16  # raw rows of a query
+FAULT = 64 << 10  # bytes that come into a map together (Linux, mm/memory.c, fault_around_bytes)
 GPU_SCRATCH = 1 << 30
 
 Group = Literal["disk", "memory", "GPU memory", "time"]
@@ -120,6 +124,7 @@ def _layer_memory(spec: IndexSpec, photos: int, dim: int) -> list[Figure]:
     parts = index_bytes(spec, rows=photos, dim=dim)
     shard = parts.get("shards", 0) * min(spec.rows_per_shard / photos, 1)
     mapped = 4 * dim * photos
+    touched = mapped * _touched(photos, dim) if spec.lists else mapped
     size = total_bytes(spec, rows=photos, dim=dim)
     learned = (SQUARE * dim * dim + 4 * reduced * trained) if spec.lists else 0
     return [
@@ -129,8 +134,9 @@ def _layer_memory(spec: IndexSpec, photos: int, dim: int) -> list[Figure]:
             f"{shard / MIB:,.0f} MiB, and {mapped / MIB:,.0f} MiB of mapped rows, which the system takes back",
         ),
         Figure(
-            group="memory", name=f"query {spec.layer}", value=QUERY_PROCESS + size,
-            made_of=f"the process, {size / MIB:,.0f} MiB of index, of which the codes are mapped",
+            group="memory", name=f"query {spec.layer}", value=QUERY_PROCESS + size + touched,
+            made_of=f"the process, {size / MIB:,.0f} MiB of index, and of 1,000 queries {touched / MIB:,.0f} MiB of "
+            "mapped rows; these and the codes the system takes back",
         ),
         Figure(
             group="GPU memory", name=f"query {spec.layer}", value=GPU_SCRATCH + size,
@@ -139,12 +145,19 @@ def _layer_memory(spec: IndexSpec, photos: int, dim: int) -> list[Figure]:
     ]  # fmt: skip
 
 
+def _touched(photos: int, dim: int) -> float:
+    """The share of the raw rows that 1,000 queries map, if those that they compare lie anywhere."""
+    pieces = 1000 * COMPARED * (4 * dim / FAULT + 1)  # a row may begin anywhere in one
+    return -math.expm1(-pieces * FAULT / (4 * dim * photos))
+
+
 def _build_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Figure:
     reduced, lists, trained = spec.reduced or 1, spec.lists or 0, spec.training_rows or 0
     phases: dict[str, float] = {}
     if lists:
         few = min(trained, rows_wanted(dim))
         phases = {
+            "start": BUILD_STARTING + 4 * dim * photos / machine.copy,
             "pca": 2 * few * dim * dim / machine.flops + 4 / 3 * dim**3 / (EIGEN_SHARE * machine.flops),
             "train": (2 * trained * dim * reduced + 2 * COARSE_ROUNDS * trained * lists * reduced) / machine.flops
             + machine.codebook_seconds * (spec.pq_m or 1),
@@ -167,7 +180,7 @@ def _query_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
     probes = default_probes(lists, spec.metric)
     product = 2 * reduced * (lists + dim) / machine.flops
     scan = probes * photos / lists * (spec.pq_m or 1) * (spec.pq_bits or 4) / 8 / machine.copy
-    again = (rerank * reduced + KEPT * dim + 16 * 4 * dim) / machine.copy
+    again = (rerank * reduced + KEPT * dim + COMPARED * 4 * dim) / machine.copy
     made_of = (
         f"in batch, at the defaults: {product * 1e6:.0f} µs a query for products, {scan * 1e6:.0f} for {probes} lists, "
         f"{again * 1e6:.0f} for {rerank} candidates"
