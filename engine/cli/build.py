@@ -18,10 +18,11 @@ from engine.cli.options import (
     make_spec,
     settle,
 )
-from engine.errors import InputError
+from engine.errors import EngineError, InputError
 
 if TYPE_CHECKING:
     from engine.index.build import BuildReport
+    from engine.index.manifest import IndexManifest
     from engine.index.update import UpdateReport
 
 PHASES = ("pca", "train", "reduce", "add", "codes", "write", "flush")
@@ -65,16 +66,19 @@ def build(
     layers = sorted(opened.layers) if layer == "all" else [layer]
     if name and len(layers) > 1:
         raise InputError("--name: one name for several layers; give one --layer too")
-    reports = []
+    reports, untuned = [], []
     for each in layers:
+        tuned = _tuned(store / "indices" / (name or each))
         spec = make_spec(
             IndexSpec, layer=each, metric=metric, reduced=reduced, lists=lists, pq_m=pq_m, pq_bits=bits, refine=refine,
             rows_per_shard=rows_per_shard, training_rows=training_rows, seed=seed,
         )  # fmt: skip
         with Reporter() as progress:
             reports.append(build_index(opened, spec, device=settled, name=name, force=force, progress=progress))
+        if tuned and not reports[-1].reused:
+            untuned.append(each)
         if not json_:
-            _say(reports[-1], device_facts(settled))
+            _say(reports[-1], device_facts(settled), untuned=each in untuned)
     if json_:
         say_json({"device": str(settled), "indices": [_document(report) for report in reports]})
     else:
@@ -82,7 +86,18 @@ def build(
         say_next(
             ["query", store, *which, "--photo", opened.photo_ids[opened.present_rows[0]], "-k", 10],
             ["bench", store, *which],
+            *(["tune", store, *chosen(each, name)] for each in untuned),
         )
+
+
+def _tuned(folder: Path) -> bool:
+    """Whether an index is there that was tuned."""
+    from engine.index.manifest import read_index_manifest
+
+    try:
+        return read_index_manifest(folder).tuned is not None
+    except EngineError:  # there is none, or it is damaged: it is built anew
+        return False
 
 
 # What an index is was settled when it was built.
@@ -117,7 +132,7 @@ def _update(path: Path, layer: str, name: str | None, device: str, json_: bool) 
         if json_:
             drift = report.drift
             figures = {**asdict(drift), "advice": drift.advice()} if drift else None
-            documents.append({**_document(report), "added": report.added, "drift": figures})
+            documents.append({**_document(report), "added": report.added, "drift": figures, "untuned": report.untuned})
         else:
             _say_update(report, device_facts(settled))
     if json_:
@@ -129,7 +144,13 @@ def _say_update(report: "UpdateReport", device: tuple[str, object]) -> None:
 
     did = f"{report.added:,} joined in {report.seconds:.1f} s" if report.added else "nothing was appended since"
     facts: list[tuple[str, object]] = [("shards", len(report.manifest.shards))]
-    advice = None
+    tuned, advice = report.manifest.tuned, None
+    if report.untuned:
+        facts.append(
+            ("tuned", "what was measured is dropped: too much has joined since, or what is unlike the rows before")
+        )
+    elif tuned and report.added:
+        facts.append(("tuned", f"what was measured on {tuned.rows:,} rows is kept"))
     if drift := report.drift:
         advice = drift.advice()
         facts += [
@@ -145,8 +166,11 @@ def _say_update(report: "UpdateReport", device: tuple[str, object]) -> None:
     if advice:
         facts.append(("advice", f"build it anew: {advice}"))
     say_facts(f"Index {report.path.name} over {report.manifest.rows:,} photos: {did}", [*facts, device])
-    if advice:
-        say_next([*build_words(report.path, report.manifest.spec), "--force"])
+    words: list[list[object]] = [[*build_words(report.path, report.manifest.spec), "--force"]] if advice else []
+    if report.untuned:
+        words.append(["tune", report.path.parent.parent, *chosen(report.manifest.spec.layer, report.path.name)])
+    if words:
+        say_next(*words)
 
 
 def describe(report: "BuildReport") -> list[tuple[str, object]]:
@@ -164,18 +188,33 @@ def describe(report: "BuildReport") -> list[tuple[str, object]]:
             f"{spec.lists:,} lists, {spec.pq_m} × {spec.pq_bits}-bit codes, {len(report.manifest.shards)} shard(s)",
         ),
         ("refine", spec.refine),
-        ("default", f"{report.manifest.probes} probes, {report.manifest.rerank} candidates re-ranked"),
+        ("default", _default(report.manifest)),
         ("phases", ", ".join(f"{name} {seconds} s" for name, seconds in phases)),
         ("memory", f"{training['peak_memory_mib']:,} MiB at most"),
     ]
 
 
-def _say(report: "BuildReport", device: tuple[str, object]) -> None:
+def _default(manifest: "IndexManifest") -> str:
+    """What a search uses that names nothing."""
+    if (tuned := manifest.tuned) is None:
+        return f"{manifest.probes} probes, {manifest.rerank} candidates re-ranked"
+    point, day = tuned.default, tuned.measured_at[:10]
+    rows = f" on {tuned.rows:,} rows" if tuned.rows else ""
+    what = f"{point.probes} probes, {point.rerank} candidates re-ranked"
+    return f"{what}: tuned {day}{rows}, recall@10 {point.recall:.4f}, {point.qps:,.0f} queries/s"
+
+
+def _say(report: "BuildReport", device: tuple[str, object], *, untuned: bool) -> None:
     total = report.bytes_per_photo * report.manifest.rows
     did = "is there already (--force builds it again)" if report.reused else f"built in {report.seconds:.1f} s"
     say_facts(
         f"Index {report.path.name} over {report.manifest.rows:,} photos {did}",
-        [*describe(report), ("size", f"{size(total)}, {report.bytes_per_photo:,.0f} bytes a photo"), device],
+        [
+            *describe(report),
+            ("size", f"{size(total)}, {report.bytes_per_photo:,.0f} bytes a photo"),
+            *([("tuned", "what was measured of the index before is dropped")] if untuned else []),
+            device,
+        ],
     )
 
 

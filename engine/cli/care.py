@@ -116,6 +116,9 @@ def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict
                 "spec": found.spec.model_dump(),
                 "probes": found.probes,
                 "rerank": found.rerank,
+                "tuned": found.tuned.default.model_dump(mode="json") | {"rows": found.tuned.rows}
+                if found.tuned
+                else None,
                 "bytes": sum(part.bytes for part in found.parts.values()),
                 "shards": len(found.shards),
                 "training": found.training,

@@ -35,10 +35,14 @@ from kernels import Device
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateReport(BuildReport):
-    """What an update did. added: rows that joined; reused: there were none. drift: None of an exact index."""
+    """What an update did. added: rows that joined; reused: there were none. drift: None of an exact index.
+
+    untuned: the index was tuned, and what was measured was dropped.
+    """
 
     added: int
     drift: Drift | None = None
+    untuned: bool = False
 
 
 def update_index(store: Store, name: str, *, device: Device, progress: Progress = silent) -> UpdateReport:
@@ -48,6 +52,9 @@ def update_index(store: Store, name: str, *, device: Device, progress: Progress 
     when whole; the old one answers until then. Nothing is changed when nothing was appended. IndexUnusableError where
     the old rows are not proved to be those that the index was built from: after `ingest --replace`, `compact`, or
     when a layer came or went. Only new rows are read, but for a sample of old ones.
+
+    What `tune` measured is kept, unless the index holds more than twice the rows it was measured on, or the new ones
+    are so unlike the old that a full build is recommended.
     """
     started = time.perf_counter()
     check_name(name)
@@ -77,7 +84,7 @@ def update_index(store: Store, name: str, *, device: Device, progress: Progress 
                 raise
     return UpdateReport(
         path=folder, manifest=manifest, seconds=time.perf_counter() - started, added=manifest.rows - old.rows,
-        drift=update.drift,
+        drift=update.drift, untuned=bool(old.tuned and not manifest.tuned),
     )  # fmt: skip
 
 
@@ -116,9 +123,11 @@ class _Update:
             }  # fmt: skip
         flush_folder(self.job.folder)
         rerank = max(old.rerank, default_rerank(10, n, old.spec.metric))
+        unlike = self.drift is not None and self.drift.advice() is not None
+        tuned = old.tuned.grown(old.rows, n) if old.tuned and not unlike else None
         manifest = old.model_copy(update={
             "version": FORMAT_VERSION, "engine_version": VERSION,
-                "store_digest": self.job.store.manifest.state, "rows": n, "rerank": rerank,
+                "store_digest": self.job.store.manifest.state, "rows": n, "rerank": rerank, "tuned": tuned,
             "shards": self.job.shards, "parts": self.job.parts, "training": {**old.training, **figures},
         })  # fmt: skip
         write_index_manifest(self.job.folder, manifest)

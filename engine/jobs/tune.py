@@ -108,7 +108,8 @@ def run_tune(
     points = _measure(walk, spec)
     chosen, missed = _choose(points, spec)
     tuned = Tuned(
-        device=str(device), queries=len(truth), seed=spec.seed, points=points, chosen=points.index(chosen),
+        device=str(device), rows=len(index), queries=len(truth), seed=spec.seed,
+        points=points, chosen=points.index(chosen),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     return TuneReport(path=folder, manifest=keep(index, tuned), tuned=tuned, missed=missed, built=built)

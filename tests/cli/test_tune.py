@@ -8,8 +8,10 @@ from typer.testing import Result
 
 from engine.cli.tune import parse_size
 from engine.errors import InputError
+from engine.index.manifest import read_index_manifest, write_index_manifest
 from engine.store.store import Store
 from tests.builders import clustered, make_store
+from tests.index.test_tuned import TUNED
 
 Run = Callable[..., Result]
 
@@ -40,6 +42,19 @@ def test_what_is_not_reached_ends_with_three_and_the_nearest_is_kept(run: Run, s
     result = run(*words)
     assert result.exit_code == 3 and "was not reached: the least is" in result.stderr
     assert "chosen" in result.stdout
+
+
+def test_build_says_what_a_tuned_index_does_and_when_that_is_lost(run: Run, store: Store) -> None:
+    words = ("build", store.path, "--name", "again", "--layer", "x", "--device", "cpu")
+    path, line = store.path / "indices" / "again", "2 probes, 40 candidates re-ranked: tuned 2026-01-01"
+    assert line not in run(*words).stdout
+    write_index_manifest(path, read_index_manifest(path).model_copy(update={"tuned": TUNED}))
+    same = run(*words).stdout
+    assert "is there already" in same and line in same and "tune " not in same.split("Next:")[1]
+    assert line in run("info", store.path).stdout
+    anew = run(*words, "--force").stdout
+    assert line not in anew and "what was measured of the index before is dropped" in anew
+    assert f"tune {store.path} --name again" in " ".join(anew.split())
 
 
 def test_two_goals_are_one_too_many(run: Run, store: Store) -> None:

@@ -5,6 +5,9 @@ import shutil
 
 import pytest
 
+from engine.index.manifest import read_index_manifest, write_index_manifest
+from tests.index.test_tuned import TUNED
+
 
 @pytest.fixture
 def store(collection, tmp_path, run):
@@ -31,6 +34,20 @@ def test_appended_photos_join_all_indices(store, run):
     assert run("verify", store).exit_code == 0
     again = run("build", store, "--update", "--layer", "fc7", "--device", "cpu")
     assert "nothing was appended since" in " ".join(again.stdout.split())
+
+
+def test_what_becomes_of_a_tuned_index_is_said(store, run):
+    for name, rows in (("fc7", None), ("fc8", 600)):
+        path = store / "indices" / name
+        tuned = TUNED.model_copy(update={"rows": rows})
+        write_index_manifest(path, read_index_manifest(path).model_copy(update={"tuned": tuned}))
+    text = run("build", store, "--update", "--device", "cpu").stdout
+    fc7, fc8 = text.split("Index fc8 ")
+    assert "what was measured on 1,200 rows is kept" in fc7 and "Next" not in fc7
+    assert "what was measured is dropped" in fc8 and f"tune {store} --layer fc8" in " ".join(fc8.split())
+    shown = json.loads(run("info", store, "--json").stdout)["indices"]
+    assert shown["fc8"]["tuned"] is None
+    assert (shown["fc7"]["tuned"]["probes"], shown["fc7"]["tuned"]["rows"]) == (2, 1200)
 
 
 @pytest.mark.parametrize("option", [("--metric", "cosine"), ("--lists", 8), ("--pq-m", 8), ("--refine", "none"),

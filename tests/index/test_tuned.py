@@ -81,6 +81,14 @@ def test_an_index_that_was_never_tuned_names_the_command(index: Index, store: St
         untuned.search(np.asarray(store.layer("x")[:1]), SearchSpec(recall=0.98))
 
 
+def test_what_was_measured_holds_up_to_twice_the_rows() -> None:
+    assert TUNED.grown(1000, 2000) == TUNED.model_copy(update={"rows": 1000})
+    assert TUNED.grown(1000, 2001) is None
+    again = TUNED.model_copy(update={"rows": 600}).grown(1000, 1200)  # grown before: the rows of the measurement count
+    assert again is not None and again.rows == 600
+    assert again.grown(1200, 1201) is None
+
+
 @pytest.mark.parametrize("values", [{"probes": 4}, {"rerank": 40}])
 def test_a_recall_beside_what_it_stands_for_is_refused(values: dict[str, int]) -> None:
     with pytest.raises(ValidationError, match="choose one"):

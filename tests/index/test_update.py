@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.errors import IndexUnusableError
+from engine.errors import IndexUnusableError, InputError
 from engine.index import build as build_module
 from engine.index.build import build_index
 from engine.index.drift import Drift, crowding, quotient
-from engine.index.manifest import grown, read_index_manifest
+from engine.index.manifest import grown, read_index_manifest, write_index_manifest
 from engine.index.result import SearchResult
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
@@ -23,6 +23,7 @@ from engine.store.store import Store
 from engine.store.writer import StoreWriter
 from tests.builders import CPU, Array, clustered, files_below, flip_bit, make_store, oracle_scores, recall
 from tests.index.removal import mark_removed
+from tests.index.test_tuned import TUNED
 
 DATA = {"fc7": clustered(3000, 32, seed=5), "fc8": clustered(3000, 16, seed=6)}
 IDS = np.random.default_rng(3).permutation(3000) + 50  # not ascending: rows stay where they were added
@@ -112,6 +113,36 @@ def test_grown_in_steps_every_row_is_found(store):
     found = searched(report.path, DATA["fc7"], probes=10_000, rerank=200)
     np.testing.assert_array_equal(found.photo_ids[:, 0], IDS)
     assert report.manifest.training["built_rows"] == 2000
+
+
+def test_what_was_tuned_is_kept_while_the_new_rows_are_few_and_alike(store, monkeypatch):
+    path = store.path / "indices" / "fc7"
+    write_index_manifest(path, read_index_manifest(path).model_copy(update={"tuned": TUNED}))
+    store = append(store, first(np.s_[2000:2600]), IDS[2000:2600])
+    report = update_index(store, "fc7", device=CPU)
+    assert not report.untuned and report.manifest.tuned == TUNED.model_copy(update={"rows": 2000})
+    index = Index.open(path, device=CPU, store=store)
+    assert index.settings(SearchSpec()) == (TUNED.default.probes, TUNED.default.rerank)
+    # Unlike those before: a full build is recommended, and what was measured tells nothing about it.
+    store = append(store, first(np.s_[2600:]), IDS[2600:])
+    monkeypatch.setattr(Drift, "advice", lambda drift: "made up")
+    unlike = update_index(store, "fc7", device=CPU)
+    assert unlike.untuned and unlike.manifest.tuned is None
+    assert not verify_index(path).damage
+
+
+def test_what_was_tuned_is_dropped_where_more_joined_than_there_was(store):
+    path = store.path / "indices" / "fc7"
+    measured = TUNED.model_copy(update={"rows": 1100})
+    write_index_manifest(path, read_index_manifest(path).model_copy(update={"tuned": measured}))
+    store = append(store, first(np.s_[2000:2200]), IDS[2000:2200])
+    assert not update_index(store, "fc7", device=CPU).untuned
+    store = append(store, first(np.s_[2200:2201]), IDS[2200:2201])
+    report = update_index(store, "fc7", device=CPU)
+    assert report.untuned and report.manifest.tuned is None
+    assert report.drift and not report.drift.advice()
+    with pytest.raises(InputError, match="nobody knows yet what this index needs"):
+        Index.open(path, device=CPU).settings(SearchSpec(recall=0.9))
 
 
 def test_nothing_new_changes_nothing(store):
