@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
+from engine.index import ivfpq
 from engine.index.exact import closest, doubtful, excluded_rows
 from engine.index.filter import Filter
 from engine.index.queries import Questions
@@ -106,12 +107,12 @@ class FusedIndex:
         `Index.search`. spec: of the search of each index, but that it gives more than k.
 
         With indices: every score is exact. Each index gives its nearest, all of them are compared exactly in all
-        layers, and where a photo that none gave might still be among the k best, each gives more: 2 k at first, 4
-        times as many at each step, 64 k at last (but 1,024 at least, and no more than there are). A query that the
-        bound settles has the k best of all photos, if each index gave its true nearest; what an index misses, as
-        approximate ones do, this search may miss too. A query that is not settled at last has the best of what was
-        given. With as many as there are photos, and without indices, the answer is exact. Of photos that score
-        alike as the k-th, any may be left out.
+        layers, and where a photo that none gave might still be among the k best, each gives more: 2 k + 16 at first, 4
+        times as many at each step, at last 64 k or 1,024 (no more than there are, or the device can give). A query
+        that the bound settles has the k best of all photos, if each index gave its true nearest; what an index misses,
+        as approximate ones do, this search may miss too. A query that is not settled at last has the best of what was
+        given. With k as many as there are photos, and without indices, the answer is exact. Of photos that score alike
+        as the k-th, any may be left out.
         """
         spec = spec or SearchSpec()
         rows = self._check(queries)
@@ -124,7 +125,8 @@ class FusedIndex:
         """The best of what the indices give, deeper and deeper for the queries that are not settled."""
         k, photos = asked.spec.k, max(len(self.store) if asked.within is None else asked.within.count, 1)
         found, scores = _nothing(len(asked), k)
-        depth, last = FIRST * k + LEAST, min(max(LAST * k, LAST * LEAST), photos)
+        most = min((ivfpq.most_candidates(index.device, photos) for index in self.indices or ()), default=photos)
+        depth, last = FIRST * k + LEAST, max(min(max(LAST * k, LAST * LEAST), most), min(k, photos))
         waiting = np.arange(len(asked))
         while len(waiting):
             depth = min(depth, last)

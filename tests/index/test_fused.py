@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import IndexUnusableError, InputError
 from engine.index import fused as fused_module
+from engine.index import ivfpq
 from engine.index.build import build_index
 from engine.index.filter import Filter
 from engine.index.fused import FusedIndex
@@ -153,6 +154,12 @@ def test_only_the_query_whose_answer_lies_deep_goes_deeper(
     assert seen == [(10, 18)] * 2 + [(1, 72)] * 2 + [(1, 288)] * 2 + [(1, 1024)] * 2
     assert found.photo_ids[0, 0] == store.photo_ids[-1] and found.scores[0, 0] == pytest.approx(0.8, abs=1e-6)
     assert found.photo_ids[1:, 0].tolist() == store.photo_ids[np.arange(0, 900, 100)].tolist()
+    # No deeper than a device can give: classic lists on CUDA 2,048, here 100.
+    seen.clear()
+    with monkeypatch.context() as device:
+        device.setattr(ivfpq, "most_candidates", lambda device, rows: min(rows, 100))
+        opened(store).search(queries, SearchSpec(k=1))
+        assert seen == [(10, 18)] * 2 + [(1, 72)] * 2 + [(1, 100)] * 2
     # It is not found where no index may give more than at first.
     monkeypatch.setattr(fused_module, "LAST", 1)
     assert opened(store).search(queries, SearchSpec(k=1)).photo_ids[0, 0] != store.photo_ids[-1]
