@@ -10,7 +10,7 @@ from kernels import contract, dense
 from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Metric
 from kernels.cpu_rerank import cascade, rerank
 from kernels.reference import fix_signs, host_buffer, resident
-from kernels.threads import in_blocks
+from kernels.threads import in_blocks, in_spans
 
 _FAST = {"reassoc", "contract", "nsz"}  # as in kernels/cpu_rerank.py
 _EXPONENT = np.uint32(0x7F800000)
@@ -135,6 +135,11 @@ def quantize(rows: F32, kind: CodeKind) -> Codes:
 # Up to here a loop beats the matrix product: it skips the zeros, three quarters of a row of fc7, and does not wait for
 # the threads of the BLAS, which on a busy machine take milliseconds to gather for a microsecond's work.
 _FEW_ROWS = 4
+_SPAN = 64  # rows of one product, at least: each brings all axes from memory into the caches
+_BLOCK = 256
+# Rows of sizes in here need no scaling before they are multiplied or squared in float32: sums of thousands of squares
+# neither overflow nor vanish.
+_LEAST_SIZE, _MOST_SIZE = np.float32(2.0**-50), np.float32(2.0**50)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -144,6 +149,43 @@ def _largest(row: Any) -> Any:
     for value in row:
         largest = max(largest, abs(value))
     return largest if largest > 0 else np.float32(1)
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _normalize(rows: Any, out: Any) -> None:
+    """Rows to unit length; out may be the same array."""
+    for i in range(rows.shape[0]):
+        row, unit = rows[i], out[i]
+        size, square = _largest(row), np.float32(0)
+        for j in range(row.shape[0]):
+            unit[j] = row[j] / size
+            square += unit[j] * unit[j]
+        if square > 0:
+            length = np.sqrt(square)
+            for j in range(row.shape[0]):
+                unit[j] /= length
+
+
+@numba.njit(nogil=True, cache=True, fastmath=_FAST)
+def _lengths(rows: Any, out: Any) -> Any:
+    """Lengths of rows (n,), 1 for one of zeros; whether all sizes are such that float32 holds their squares."""
+    plain = True
+    for i in range(rows.shape[0]):
+        row, square, largest = rows[i], np.float32(0), np.float32(0)
+        for j in range(row.shape[0]):
+            square += row[j] * row[j]
+            largest = max(largest, abs(row[j]))
+        plain &= (largest == 0) | ((largest >= _LEAST_SIZE) & (largest <= _MOST_SIZE))
+        out[i] = np.sqrt(square) if largest > 0 else np.float32(1)
+    return plain
+
+
+def normalize(rows: F32) -> F32:
+    """Rows (n, d) to unit length, a zero row stays zero; see `kernels.dense.normalize`."""
+    rows = np.ascontiguousarray(rows, np.float32)
+    out = np.empty_like(rows)
+    in_blocks(len(rows), _BLOCK, lambda a, b: _normalize(rows[a:b], out[a:b]))
+    return out
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -158,30 +200,31 @@ def _project_few(rows: Any, axes: Any, unit: Any, out: Any) -> None:
                 value /= size
                 for k in range(axes.shape[1]):
                     out[i, k] += value * axes[j, k]
-        if unit:
-            size, square = _largest(out[i]), np.float32(0)
-            for k in range(axes.shape[1]):
-                out[i, k] /= size
-                square += out[i, k] * out[i, k]
-            if square > 0:
-                for k in range(axes.shape[1]):
-                    out[i, k] /= np.sqrt(square)
+    if unit:
+        _normalize(out, out)
 
 
 def project(rows: F32, axes: F32, *, unit: bool) -> F32:
     """Rows onto axes; see `kernels.dense.project`."""
-    rows = np.asarray(rows)
-    if len(rows) > _FEW_ROWS:
-        projected: F32 = dense.project(np, rows, axes, unit=unit)
-        return projected
+    rows, axes = np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(axes, np.float32)
     out = np.empty((len(rows), axes.shape[1]), np.float32)
-    _project_few(np.ascontiguousarray(rows, np.float32), np.ascontiguousarray(axes, np.float32), unit, out)
+    if len(rows) <= _FEW_ROWS:
+        _project_few(rows, axes, unit, out)
+        return out
+
+    def work(a: int, b: int) -> None:
+        plain = not unit or _lengths(rows[a:b], np.empty(b - a, np.float32))
+        np.matmul(rows[a:b] if plain else normalize(rows[a:b]), axes, out=out[a:b])
+        if unit:
+            _normalize(out[a:b], out[a:b])
+
+    in_spans(len(rows), _SPAN, work)
     return out
 
 
 def moments(rows: F32, *, unit: bool) -> tuple[F64, F32]:
     """Sum and second moment of rows; see `kernels.dense.moments`."""
-    return dense.moments(np, np.asarray(rows), unit=unit)
+    return dense.moments(np, normalize(rows) if unit else np.asarray(rows), unit=False)
 
 
 def top_axes(covariance: F64, count: int) -> tuple[F32, F32]:
@@ -201,7 +244,29 @@ def top_axes(covariance: F64, count: int) -> tuple[F32, F32]:
 
 def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
     """The best k rows of a block for each query, unordered; see `kernels.dense.nearest`."""
-    return dense.nearest(np, queries, np.asarray(rows), metric, k)
+    rows = np.ascontiguousarray(rows, np.float32)
+    lengths, plain = np.empty(len(rows), np.float32), np.ones(-(-len(rows) // _BLOCK), np.bool_)
+
+    def measure(a: int, b: int) -> None:
+        plain[a // _BLOCK : -(-b // _BLOCK)] = _lengths(rows[a:b], lengths[a:b])
+
+    if metric == "cosine":  # products by lengths, which spares a copy of all rows
+        in_blocks(len(rows), _BLOCK, measure)
+        rows, queries = rows if plain.all() else normalize(rows), normalize(queries)
+    at, scores = np.empty((len(queries), k), np.int64), np.empty((len(queries), k), np.float32)
+
+    def work(a: int, b: int) -> None:
+        if metric != "cosine":
+            at[a:b], scores[a:b] = dense.nearest(np, queries[a:b], rows, metric, k)
+            return
+        products = queries[a:b] @ rows.T
+        if plain.all():
+            products /= lengths
+        at[a:b] = dense.best_of(np, products, k)
+        scores[a:b] = np.take_along_axis(products, at[a:b], axis=1)
+
+    in_spans(len(queries), _BLOCK, work)
+    return at, scores
 
 
 __all__ = [
@@ -211,6 +276,7 @@ __all__ = [
     "moments",
     "nearest",
     "non_finite",
+    "normalize",
     "project",
     "quantize",
     "rerank",

@@ -19,6 +19,7 @@ _METRICS: dict[Metric, int] = {"cosine": 0, "ip": 1, "l2": 2}
 # row its beginning, since the processor itself sees where a sequence goes on. Queries for one task of a thread.
 _AHEAD, _BEGINNING = 8, 256
 _QUERIES = 32
+_UINT8, _UINT4, _FLOAT16 = range(3)
 
 
 @numba.njit(nogil=True, cache=True, fastmath=_FAST)
@@ -149,56 +150,56 @@ def _rerank_rows(queries: Any, candidates: Any, values: Any, metric: int, rows: 
         _best_first(rows[i], scores[i], held)
 
 
-def _rerank_codes(dot: Any) -> Any:
-    """The re-ranking loop over codes, compiled around one kind of dot product."""
-
-    @numba.njit(nogil=True, cache=True)
-    def loop(
-        queries: Any,
-        candidates: Any,
-        values: Any,
-        low: Any,
-        step: Any,
-        norm2: Any,
-        metric: int,
-        rows: Any,
-        scores: Any,
-    ) -> None:
-        # One more than an odd number of dimensions: what the last half of a byte of 4-bit codes is multiplied with.
-        scaled = np.zeros(queries.shape[1] + queries.shape[1] % 2, np.float32)
-        for i in range(len(queries)):
-            query, held = queries[i], 0
-            total, query_norm2, largest = 0.0, 0.0, 2.0**-100
-            for value in query:
-                total += np.float64(value)
-                query_norm2 += np.float64(value) * np.float64(value)
-                largest = max(largest, abs(np.float64(value)))
-            # By a power of two to magnitudes up to 1, which changes no digit: the float32 products cannot overflow.
-            size = math.ldexp(1.0, math.frexp(largest)[1])
-            for j in range(len(query)):
-                scaled[j] = query[j] * np.float32(1 / size)
-            for j in range(min(_AHEAD, candidates.shape[1])):
-                if candidates[i, j] >= 0:
-                    prefetch_row(values, candidates[i, j], _BEGINNING)
-            for j, row in enumerate(candidates[i]):
-                if j + _AHEAD < candidates.shape[1] and candidates[i, j + _AHEAD] >= 0:
-                    prefetch_row(values, candidates[i, j + _AHEAD], _BEGINNING)
-                if row < 0:
-                    continue
-                score = np.float64(low[row]) * total + np.float64(step[row]) * size * dot(scaled, values[row])
-                if metric == 0:
-                    score = _cosine(score, norm2[row], query_norm2)
-                elif metric == 2:
-                    score = 2.0 * score - norm2[row] - query_norm2
-                held = _offer(rows[i], scores[i], held, row, np.float32(score))
-            _best_first(rows[i], scores[i], held)
-
-    return loop
-
-
-_rerank_uint8 = _rerank_codes(_dot_uint8)
-_rerank_uint4 = _rerank_codes(_dot_uint4)
-_rerank_float16 = _rerank_codes(_dot_float16)
+@numba.njit(nogil=True, cache=True)
+def _rerank_codes(
+    kind: int,
+    queries: Any,
+    candidates: Any,
+    values: Any,
+    low: Any,
+    step: Any,
+    norm2: Any,
+    metric: int,
+    rows: Any,
+    scores: Any,
+) -> None:
+    """kind: which of the dot products. (A loop compiled around each of them would be compiled in every process anew:
+    Numba's cache does not know a closure again.)
+    """
+    # One more than an odd number of dimensions: what the last half of a byte of 4-bit codes is multiplied with.
+    scaled = np.zeros(queries.shape[1] + queries.shape[1] % 2, np.float32)
+    for i in range(len(queries)):
+        query, held = queries[i], 0
+        total, query_norm2, largest = 0.0, 0.0, 2.0**-100
+        for value in query:
+            total += np.float64(value)
+            query_norm2 += np.float64(value) * np.float64(value)
+            largest = max(largest, abs(np.float64(value)))
+        # By a power of two to magnitudes up to 1, which changes no digit: the float32 products cannot overflow.
+        size = math.ldexp(1.0, math.frexp(largest)[1])
+        for j in range(len(query)):
+            scaled[j] = query[j] * np.float32(1 / size)
+        for j in range(min(_AHEAD, candidates.shape[1])):
+            if candidates[i, j] >= 0:
+                prefetch_row(values, candidates[i, j], _BEGINNING)
+        for j, row in enumerate(candidates[i]):
+            if j + _AHEAD < candidates.shape[1] and candidates[i, j + _AHEAD] >= 0:
+                prefetch_row(values, candidates[i, j + _AHEAD], _BEGINNING)
+            if row < 0:
+                continue
+            if kind == _UINT4:
+                dot = _dot_uint4(scaled, values[row])
+            elif kind == _UINT8:
+                dot = _dot_uint8(scaled, values[row])
+            else:
+                dot = _dot_float16(scaled, values[row])
+            score = np.float64(low[row]) * total + np.float64(step[row]) * size * dot
+            if metric == 0:
+                score = _cosine(score, norm2[row], query_norm2)
+            elif metric == 2:
+                score = 2.0 * score - norm2[row] - query_norm2
+            held = _offer(rows[i], scores[i], held, row, np.float32(score))
+        _best_first(rows[i], scores[i], held)
 
 
 def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: int) -> tuple[I64, F32]:
@@ -233,10 +234,6 @@ def _compare(queries: F32, candidates: I64, codes: Codes, metric: Metric, rows: 
     if codes.low is None:
         _rerank_rows(queries, candidates, values, m, rows, scores)
         return
-    scale = codes.low, codes.step, codes.norm2
-    if codes.packed is not None:
-        _rerank_uint4(queries, candidates, values, *scale, m, rows, scores)
-    elif values.dtype == np.uint8:
-        _rerank_uint8(queries, candidates, values, *scale, m, rows, scores)
-    else:
-        _rerank_float16(queries, candidates, values.view(np.uint16), *scale, m, rows, scores)
+    kind = _UINT4 if codes.packed is not None else _UINT8 if values.dtype == np.uint8 else _FLOAT16
+    values = values.view(np.uint16) if kind == _FLOAT16 else values
+    _rerank_codes(kind, queries, candidates, values, codes.low, codes.step, codes.norm2, m, rows, scores)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from engine.errors import IndexUnusableError, InputError
 from engine.index import ivfpq, reduce, shards
@@ -173,6 +174,8 @@ class Build:
         self.parts: dict[str, Part] = {}
         self.shards: list[Shard] = []
         self.explained, self.scale = 1.0, 1.0
+        # Rows (t,) that are reduced already, ascending, and what they were reduced to.
+        self.reduced = np.empty(0, np.int64), np.empty((0, spec.reduced or 1), np.float32)
 
     def run(self) -> IndexManifest:
         """Learn, fill, and write the manifest."""
@@ -225,6 +228,7 @@ class Build:
             self.progress("train quantizers", 0, 0)
             sample = np.concatenate([reduction.apply(block, self.kernels) for block in reduce.gather(self.data, at)])
             trained = ivfpq.train(sample, spec, self.device)
+        self.reduced = at, sample
         return reduction, trained
 
     def _fill(self, reduction: reduce.Reduction, trained: Any) -> None:
@@ -256,7 +260,7 @@ class Build:
         for at in range(*rows, block):
             part = np.ascontiguousarray(self.data[at : min(at + block, rows[1])])
             with self.clock.phase("reduce"):
-                reduced = reduction.apply(part, self.kernels)
+                reduced = self._reduce(part, at, reduction)
             with self.clock.phase("add"):
                 ivfpq.add(shard, reduced, at)
             with self.clock.phase("codes"):
@@ -264,6 +268,19 @@ class Build:
                 if self.spec.refine != "none":
                     writers["refine"].write(self.kernels.quantize(reduction.scaled(part), self.spec.refine))
             self.progress("add rows", at + len(part), rows[1])
+
+    def _reduce(self, rows: npt.NDArray[np.float32], first: int, reduction: reduce.Reduction) -> Any:
+        """Reduced rows (b, reduced) of the store's rows from `first` on; those of the sample are at hand."""
+        at, sample = self.reduced
+        known = slice(*np.searchsorted(at, [first, first + len(rows)]))
+        if known.start == known.stop:
+            return reduction.apply(rows, self.kernels)
+        here = at[known] - first
+        rest = np.ones(len(rows), np.bool_)
+        rest[here] = False
+        reduced = np.empty((len(rows), sample.shape[1]), np.float32)
+        reduced[here], reduced[rest] = sample[known], reduction.apply(rows[rest], self.kernels)
+        return reduced
 
     def write_shard(self, shard: Any, start: int, stop: int) -> None:
         """Write the shard of the rows start to stop−1, the next of the index."""

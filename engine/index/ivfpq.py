@@ -5,6 +5,7 @@ On disk every shard is the CPU form of its index; on CUDA it is copied to the GP
 """
 
 import importlib
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from engine.errors import DependencyError, EngineError, IndexUnusableError
 from engine.index.spec import GPU_MAX_PROBES, GPU_PQ_M, IndexSpec
-from kernels import Device
+from kernels import Device, threads
 
 DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-gpu-cu11")
 GPU_MAX_K = 2048  # candidates of one search; of the lists it visits, GPU_MAX_PROBES
@@ -235,6 +236,20 @@ def search(
 def set_threads(count: int) -> None:
     """How many threads FAISS uses on the CPU."""
     faiss().omp_set_num_threads(count)
+
+
+def in_spans(n: int, least: int, work: Callable[[int, int], object]) -> None:
+    """`kernels.threads.in_spans` for work that searches shards: FAISS, too, uses one thread in each.
+
+    FAISS keeps that number for each thread: those of the caller are not touched.
+    """
+
+    def alone(start: int, stop: int) -> None:
+        if stop - start < n:
+            set_threads(1)
+        work(start, stop)
+
+    threads.in_spans(n, least, alone)
 
 
 def describe_build() -> dict[str, Any]:

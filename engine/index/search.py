@@ -25,9 +25,11 @@ from engine.progress import Progress, silent
 from engine.store import npy
 from engine.store.store import Store
 from kernels import CodeKind, Codes, Device, Kernels, Step, code_width, load
+from kernels.device import cpu_threads
 
 LOOKS = 10  # how often an index may be replaced while it is being opened
-BLOCK_QUERIES, BLOCK_CANDIDATES = 1024, 1 << 22
+BLOCK_QUERIES, BLOCK_CANDIDATES = 1024, 1 << 22  # of one thread
+SPAN_QUERIES = 4  # fewer are not worth waking a thread for
 # A part of the rows whose codes are all compared: 256 bytes for each of them, where the lists of a search for so few
 # take 64 bytes for each row of many times as many.
 SMALL_PART = 0.05
@@ -172,11 +174,20 @@ class Index:
         scores = np.full((len(rows), spec.k), -np.inf, np.float32)
         banned_rows = excluded_rows(self.store, banned, len(rows))
         asked = _Asked(spec.k, probes, rerank, within)
-        block = max(min(BLOCK_QUERIES, BLOCK_CANDIDATES // asked.width(len(self))), 1)
+        threads = 1 if self.device.kind == "cuda" else cpu_threads()
+        block = max(min(BLOCK_QUERIES, BLOCK_CANDIDATES // asked.width(len(self))), 1) * threads
         for start in range(0, len(rows), block):
-            part = np.s_[start : start + block]
-            found[part], scores[part] = self._block(rows[part], banned_rows[part], asked)
-            progress("search", min(start + block, len(rows)), len(rows), unit="queries")
+            stop = min(start + block, len(rows))
+
+            def answer(a: int, b: int, first: int = start) -> None:
+                part = np.s_[first + a : first + b]
+                found[part], scores[part] = self._block(rows[part], banned_rows[part], asked)
+
+            if threads > 1:
+                ivfpq.in_spans(stop - start, SPAN_QUERIES, answer)
+            else:
+                answer(0, stop - start)
+            progress("search", stop, len(rows), unit="queries")
         return SearchResult.of_rows(self.store, found, scores)
 
     def _block(

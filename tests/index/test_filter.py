@@ -82,6 +82,7 @@ def test_what_lies_far_from_the_query_is_found_too(whole):
 
 def test_many_queries_of_a_part_take_bounded_memory(whole, monkeypatch):
     monkeypatch.setattr("engine.index.search.BLOCK_CANDIDATES", 1000)
+    monkeypatch.setattr("engine.index.search.cpu_threads", lambda: 1)
     among = Filter.of_ids(whole, within=whole.photo_ids[:280])
     index, queries = index_of(whole, "cosine"), np.asarray(whole.fc7[:37])
     widths: list[int] = []
