@@ -238,16 +238,17 @@ class Index:
     ) -> Iterator[Step]:
         """From the cheapest comparison to the closest, those that leave fewer of the `given` candidates.
 
-        The first step keeps an eighth, so that more candidates always mean more exact comparisons too.
+        The steps keep an eighth and a sixteenth, so that more candidates always mean more exact comparisons too.
         """
         k = asked.k
-        if self.sketch is not None and (keep := max(4 * k, asked.rerank // 8)) < given:
+        if self.sketch is not None and (keep := max(5 * k // 2, k + 15, asked.rerank // 8)) < given:
             yield Step(reduced, self.sketch, keep)
             given = keep
         if self.refine is not None and self.reduction is not None:
             keep = max(k + _margin(k, self.refine), asked.rerank // 16)
             if keep < given:
-                yield Step(self.reduction.scaled(queries), self.refine, keep)
+                # For the cosine the size of a query means nothing, and products of codes cannot overflow.
+                yield Step(queries if self.reduction.unit else self.reduction.scaled(queries), self.refine, keep)
 
 
 def _margin(k: int, refine: Codes) -> int:
@@ -255,7 +256,7 @@ def _margin(k: int, refine: Codes) -> int:
 
     The error of 4-bit codes averages out over many dimensions; of few dimensions an exact comparison costs little.
     """
-    margin = max(k // 2, 6)
+    margin = max(k // 5, 2)
     return margin if refine.packed is None else math.ceil(margin * max(MANY_DIMENSIONS / refine.packed, 1.0) ** 0.5)
 
 
@@ -295,11 +296,16 @@ def check_queries(
 
     name: what query i is called in the error.
     """
-    rows = np.atleast_2d(np.asarray(queries))
+    rows = np.asarray(queries)
+    rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind not in "fiu":
         raise InputError(f"queries of shape {rows.shape}, {rows.dtype}: expected (n, {dim}) float32 for {layer}")
-    with np.errstate(over="ignore"):  # a float64 past float32's range becomes an infinity, and is refused below
-        rows = np.ascontiguousarray(rows, np.float32)
+    if rows.dtype != np.float32:
+        with np.errstate(over="ignore"):  # a float64 past float32's range becomes an infinity, and is refused below
+            rows = rows.astype(np.float32)
+    rows = np.ascontiguousarray(rows)
+    if math.isfinite(np.add.reduce(rows, axis=None, dtype=np.float64)):  # which no finite float32 values exceed
+        return rows
     bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
     if len(bad):
         raise InputError(f"{name(int(bad[0]))}: holds NaN, infinity or values past float32, expected finite float32")
