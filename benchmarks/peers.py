@@ -14,13 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.peer_autofaiss import Autofaiss
 from engine.index import ivfpq
 from engine.index.build import build_index
 from engine.index.exact import exact_search
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.store.store import Store
-from kernels import Codes, Device, Metric, Step, dense
+from kernels import Codes, Device, Metric, Step
+from kernels.cpu import normalize
 from kernels.device import cpu_threads
 
 F32 = npt.NDArray[np.float32]
@@ -46,7 +48,7 @@ class Task:
     def prepared(self, rows: F32) -> F32:
         """Rows as a peer without a cosine of its own wants them."""
         rows = np.asarray(rows, np.float32)
-        return np.asarray(dense.normalize(np, rows)) if self.metric == "cosine" else rows
+        return normalize(rows) if self.metric == "cosine" else rows
 
     def blocks(self, size: int = 4096) -> Any:
         """(first row, prepared rows) in blocks."""
@@ -241,7 +243,20 @@ class Mirsearch:
     settings: list[tuple[str, Any]] = field(
         default_factory=lambda: [
             (f"{probes} probes, {rerank} candidates", (probes, rerank))
-            for probes, rerank in ((3, 50), (4, 80), (6, 100), (8, 150), (12, 200), (16, 250), (32, 300), (64, 400))
+            for probes, rerank in (
+                (3, 50),
+                (4, 80),
+                (5, 90),
+                (6, 110),
+                (8, 150),
+                (10, 175),
+                (12, 200),
+                (14, 220),
+                (16, 250),
+                (20, 300),
+                (32, 400),
+                (64, 600),
+            )
         ]
     )
 
@@ -274,7 +289,19 @@ class Rival:
     settings: list[tuple[str, Any]] = field(
         default_factory=lambda: [
             (f"ef {ef}, {count} compared", (ef, count))
-            for ef, count in ((20, 16), (30, 20), (40, 30), (60, 40), (80, 60), (120, 80), (200, 120), (400, 200))
+            for ef, count in (
+                (20, 13),
+                (20, 16),
+                (20, 20),
+                (30, 20),
+                (30, 25),
+                (40, 30),
+                (60, 40),
+                (80, 40),
+                (120, 50),
+                (200, 60),
+                (400, 100),
+            )
         ]
     )
     ours: Mirsearch = field(default_factory=Mirsearch)
@@ -325,7 +352,7 @@ class Rival:
             found = self._graph.search(reduced, count, threads=threads).keys
         candidates = np.asarray(found, np.int64).reshape(len(queries), count)
         steps = [Step(queries, Codes(index.store.layer(index.layer)), k)]
-        if (keep := k + 6) < count:
+        if (keep := k + 4) < count:
             steps.insert(0, Step(index.reduction.scaled(queries), index.refine, keep))
         return index.kernels.cascade(candidates, steps, index.manifest.spec.metric)[0]
 
@@ -345,6 +372,7 @@ PEERS: dict[str, Peer] = {
     "ScaNN": Scann(),
     "FAISS HNSW": Faiss(f"HNSW{M}", _efs(16, 32, 64, 128, 256), "efSearch"),
     "FAISS IVF-PQ": Faiss("IVF1024,PQ64x4fs", [(f"{n} probes", n) for n in (4, 16, 64)], "nprobe"),
+    "autofaiss": Autofaiss(),
     "rival: hnswlib over our reduction": Rival("hnswlib"),
     "rival: usearch over our reduction": Rival("usearch"),
     "exact": Exact(),

@@ -12,6 +12,7 @@ graphs over raw vectors and ScaNN hold these, mirsearch and the rivals read them
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import numpy as np
 
 from benchmarks.ingest import sample
 from benchmarks.machine import RESULTS, table, write_result
+from benchmarks.peer_autofaiss import PYTHON, Autofaiss
 from benchmarks.peers import CPU, F32, I64, PEERS, Peer, Rival, Task
 from engine.index.exact import exact_search
 from engine.store.dat import PHOTOS_PER_FOLDER, examine, relative_path
@@ -83,7 +85,9 @@ def build(task: Task, name: str) -> dict[str, float]:
         )
         if done.returncode:
             raise SystemExit(f"{name}: {done.stderr[-2000:]}")
-        facts.write_text(done.stdout.splitlines()[-1])
+        peer: Any = PEERS[name]
+        built = peer.facts(task) if isinstance(peer, Autofaiss) else json.loads(done.stdout.splitlines()[-1])
+        facts.write_text(json.dumps(built))
     found: dict[str, float] = json.loads(facts.read_text())
     files = [task.folder / "index", *(task.folder / "index").glob("*")]
     found["bytes"] = sum(file.stat().st_size for file in files if file.is_file())
@@ -218,12 +222,16 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=100_000)
     parser.add_argument("--layer", default="fc7")
     parser.add_argument("--metric", default="cosine", choices=["cosine", "ip", "l2"])
-    parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
+    parser.add_argument("--peers", nargs="+", default=[name for name in PEERS if name != "autofaiss"], choices=PEERS)
+    parser.add_argument("--autofaiss", metavar="PYTHON", help="that has autofaiss (see peer_autofaiss.py); joins it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
     store, queries = collection(options.dir, options.photos, options.layer)
     facts, peers = {}, {}
+    if options.autofaiss:
+        os.environ[PYTHON] = options.autofaiss
+        options.peers.append("autofaiss")
     for name in options.peers:
         folder = options.dir / f"peers-{options.layer}-{options.metric}-{options.photos}" / name.replace(" ", "-")
         task = Task(store=store, layer=options.layer, metric=options.metric, folder=folder)

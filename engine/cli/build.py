@@ -39,7 +39,7 @@ def build(
     bits: Annotated[int | None, typer.Option("--bits", help="Bits of each: 4 (CPU) or 8 (CUDA and CPU).")] = None,
     refine: Annotated[
         str, typer.Option("--refine", help="Codes of the raw rows: uint8, uint4, float16 or none.")
-    ] = "uint8",
+    ] = "uint4",
     rows_per_shard: Annotated[int, typer.Option("--rows-per-shard", help="Rows in one shard.")] = 1_000_000,
     training_rows: Annotated[int | None, typer.Option("--training-rows", help="Rows to learn from.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed and device, same answers.")] = 0,

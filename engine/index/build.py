@@ -267,6 +267,7 @@ class Build:
                 writers["sketch"].write(self.kernels.quantize(reduced, "uint8"))
                 if self.spec.refine != "none":
                     writers["refine"].write(self.kernels.quantize(reduction.scaled(part), self.spec.refine))
+            npy.forget(self.data)
             self.progress("add rows", at + len(part), rows[1])
 
     def _reduce(self, rows: npt.NDArray[np.float32], first: int, reduction: reduce.Reduction) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.progress import Progress, silent
+from engine.store import npy
 from kernels import Kernels, dense
 
 BLOCK_ROWS = 2048
@@ -73,6 +74,7 @@ def gather(data: Any, at: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.floa
     """The rows at these numbers, in blocks of bounded size."""
     for start in range(0, len(at), BLOCK_ROWS):
         yield np.asarray(data[at[start : start + BLOCK_ROWS]], np.float32)
+        npy.forget(data)
 
 
 def rows_wanted(dim: int) -> int:

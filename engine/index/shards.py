@@ -58,9 +58,12 @@ def candidates(
 def allowed_candidates(
     shards: Sequence[Any], queries: npt.NDArray[np.float32], count: int, probes: int, allowed: Filter
 ) -> npt.NDArray[np.int64]:
-    """Like `candidates`, of the rows of a filter alone; where that leaves too few of them, from more lists."""
+    """Like `candidates`, of the rows of a filter alone; where the lists hold fewer of them, from more lists.
+
+    A recall is known for so many candidates: fewer, and it would be less where the rows of a filter lie together.
+    """
     lists = max(shard.nlist for shard in shards)
-    enough = min(count, allowed.count) // 2 + 1
+    enough = min(count, allowed.count)
     found = candidates(shards, queries, count, probes, allowed.bits)
     while probes < lists and len(again := np.flatnonzero((found >= 0).sum(axis=1) < enough)):
         probes = min(WIDER * probes, lists)

@@ -32,7 +32,7 @@ class IndexSpec(BaseModel):
     lists: Annotated[int, Field(ge=0, le=1 << 20)] | None = None
     pq_m: Annotated[int, Field(ge=1)] | None = None
     pq_bits: Literal[4, 8] | None = None
-    refine: Literal["uint8", "uint4", "float16", "none"] = "uint8"
+    refine: Literal["uint8", "uint4", "float16", "none"] = "uint4"
     rows_per_shard: Annotated[int, Field(ge=1_000)] = 1_000_000
     training_rows: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
@@ -114,7 +114,7 @@ def default_probes(lists: int, metric: Metric) -> int:
 
     The largest inner products belong to long rows, whatever their direction, so they lie in many lists.
     """
-    return max(1, min(lists, lists // 2 if metric == "ip" else 16 + lists // 10, GPU_MAX_PROBES))
+    return max(1, min(lists, lists // 2 if metric == "ip" else 16 + lists // 32, GPU_MAX_PROBES))
 
 
 def default_rerank(k: int, rows: int, metric: Metric) -> int:

@@ -1,7 +1,9 @@
 """`.npy` files written in pieces: a header of fixed length first, whose shape is filled in at the end."""
 
 import io
+import mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,3 +59,14 @@ def open_rows(
         return np.memmap(path, dtype=dtype, mode="r", offset=size, shape=shape)
     except (OSError, ValueError) as error:  # replaced since the look at its length
         raise StoreError(f"{path}: cannot be mapped ({error}). It is being changed, or was: try again.") from error
+
+
+def forget(rows: Any) -> None:
+    """Let go of the pages that this process has read of a map from `open_rows`; of any other array, do nothing.
+
+    They stay in the page cache. Otherwise a pass over a file leaves all of it in the memory that this process is said
+    to use, until the system runs short.
+    """
+    owner = getattr(rows, "_mmap", None)
+    if owner is not None and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
