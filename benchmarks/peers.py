@@ -179,7 +179,10 @@ class Scann:
 
 @dataclass
 class Faiss:
-    """An index of FAISS by its factory string; setting: what its search takes."""
+    """An index of FAISS by its factory string; setting: what its search takes.
+
+    {most} in the string: the most sub-quantizers up to 64 that divide the dimensions.
+    """
 
     factory: str
     settings: list[tuple[str, Any]]
@@ -190,7 +193,9 @@ class Faiss:
         """See `Peer.build`."""
         faiss = ivfpq.faiss()
         metric = faiss.METRIC_L2 if task.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        index = faiss.index_factory(task.rows.shape[1], self.factory, metric)
+        dim = task.rows.shape[1]
+        most = max(m for m in range(1, 65) if dim % m == 0)
+        index = faiss.index_factory(dim, self.factory.format(most=most), metric)
         if not index.is_trained:
             at = np.sort(np.random.default_rng(0).choice(len(task.rows), min(self.training, len(task.rows)), False))
             index.train(task.prepared(task.rows[at]))
@@ -256,6 +261,9 @@ class Mirsearch:
                 (20, 300),
                 (32, 400),
                 (64, 600),
+                (128, 1000),
+                (256, 2000),
+                (512, 4000),
             )
         ]
     )
@@ -371,7 +379,7 @@ PEERS: dict[str, Peer] = {
     "usearch float16": Usearch(),
     "ScaNN": Scann(),
     "FAISS HNSW": Faiss(f"HNSW{M}", _efs(16, 32, 64, 128, 256), "efSearch"),
-    "FAISS IVF-PQ": Faiss("IVF1024,PQ64x4fs", [(f"{n} probes", n) for n in (4, 16, 64)], "nprobe"),
+    "FAISS IVF-PQ": Faiss("IVF1024,PQ{most}x4fs", [(f"{n} probes", n) for n in (4, 16, 64)], "nprobe"),
     "autofaiss": Autofaiss(),
     "rival: hnswlib over our reduction": Rival("hnswlib"),
     "rival: usearch over our reduction": Rival("usearch"),

@@ -29,6 +29,7 @@ from benchmarks.machine import RESULTS, table, write_result
 from benchmarks.peer_autofaiss import PYTHON, Autofaiss
 from benchmarks.peers import CPU, F32, I64, PEERS, Peer, Rival, Task
 from engine.index.exact import exact_search
+from engine.jobs.import_vectors import ImportSpec, import_vectors
 from engine.store.dat import PHOTOS_PER_FOLDER, examine, relative_path
 from engine.store.ingest import ingest
 from engine.store.store import Store
@@ -45,6 +46,7 @@ class Point:
     peer: str
     name: str
     setting: Any
+    queries: int
     recall: float = 0.0
     seconds: list[float] = field(default_factory=list)
     singles: list[Any] = field(default_factory=list)
@@ -52,7 +54,7 @@ class Point:
     @property
     def qps(self) -> float:
         """Queries per second."""
-        return QUERIES / statistics.median(self.seconds)
+        return self.queries / statistics.median(self.seconds)
 
 
 def collection(folder: Path, photos: int, layer: str) -> tuple[Store, F32]:
@@ -65,6 +67,18 @@ def collection(folder: Path, photos: int, layer: str) -> tuple[Store, F32]:
         ingest([features / str(number) for number in range(photos // PHOTOS_PER_FOLDER)], store, device=CPU)
     queries = [_layer(features / relative_path(number), layer) for number in range(photos, photos + QUERIES)]
     return Store.open(store), np.array(queries)
+
+
+def public(folder: Path, file: Path) -> tuple[Store, F32]:
+    """A store of the vectors of a file in the format of ann-benchmarks, as layer `vectors`, and its queries."""
+    store = folder / f"store-{file.stem}"
+    if not (store / "manifest.json").exists():
+        import_vectors(ImportSpec(file=file, layer="vectors"), store)
+    opened = Store.open(store)
+    given = opened.query_set("vectors")
+    if given is None:
+        raise SystemExit(f"{file}: has no queries (a dataset `test`)")
+    return opened, np.asarray(given.queries[:QUERIES], np.float32)
 
 
 def _layer(file: Path, layer: str) -> F32:
@@ -112,7 +126,9 @@ class Recall:
 
 def measure(peers: dict[str, Peer], queries: F32, recall: Recall, rounds: int) -> list[Point]:
     """Every setting of every peer."""
-    points = [Point(name, label, setting) for name, peer in peers.items() for label, setting in peer.settings]
+    points = [
+        Point(name, label, setting, len(queries)) for name, peer in peers.items() for label, setting in peer.settings
+    ]
     for point in points:
         point.recall = recall(peers[point.peer].search(queries, K, point.setting))
         print(f"{point.peer}, {point.name}: recall {point.recall:.4f}", flush=True)
@@ -221,19 +237,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=100_000)
     parser.add_argument("--layer", default="fc7")
+    parser.add_argument("--set", type=Path, help="a file in the format of ann-benchmarks, instead of the sample")
     parser.add_argument("--metric", default="cosine", choices=["cosine", "ip", "l2"])
     parser.add_argument("--peers", nargs="+", default=[name for name in PEERS if name != "autofaiss"], choices=PEERS)
     parser.add_argument("--autofaiss", metavar="PYTHON", help="that has autofaiss (see peer_autofaiss.py); joins it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
-    store, queries = collection(options.dir, options.photos, options.layer)
+    if options.set:
+        options.dir.mkdir(parents=True, exist_ok=True)
+        options.layer, (store, queries) = "vectors", public(options.dir, options.set)
+    else:
+        store, queries = collection(options.dir, options.photos, options.layer)
+    what = options.set.stem if options.set else options.layer
     facts, peers = {}, {}
     if options.autofaiss:
         os.environ[PYTHON] = options.autofaiss
         options.peers.append("autofaiss")
     for name in options.peers:
-        folder = options.dir / f"peers-{options.layer}-{options.metric}-{options.photos}" / name.replace(" ", "-")
+        folder = options.dir / f"peers-{what}-{options.metric}-{len(store)}" / name.replace(" ", "-")
         task = Task(store=store, layer=options.layer, metric=options.metric, folder=folder)
         print(f"build {name}", flush=True)
         facts[name] = build(task, name)
@@ -245,9 +267,9 @@ def main() -> None:
             )
     recall = Recall(task, queries)
     points = measure(peers, queries, recall, options.rounds)
-    name = f"search-{options.layer}-{options.metric}-{options.photos}"
+    name = f"search-{what}-{options.metric}-{len(store)}"
     RESULTS.mkdir(exist_ok=True)
-    title = f"{options.layer}, {options.metric}, {options.photos:,} photos, k = {K}"
+    title = f"{what}, {options.metric}, {len(store):,} {'rows' if options.set else 'photos'}, k = {K}"
     draw(points, title, RESULTS / f"{name}.png")
     document = {
         "facts": facts,

@@ -224,13 +224,20 @@ def search(
         )
     if bits is not None and _on_gpu(shard):
         raise AssertionError("a filter would be ignored")
-    settings: dict[str, Any] = {} if bits is None else {"sel": module.IDSelectorBitmap(bits)}
-    parameters = module.SearchParametersIVF(nprobe=min(probes, shard.nlist), **settings)
+    parameters = _parameters(min(probes, shard.nlist))
+    if bits is not None:
+        parameters = module.SearchParametersIVF(nprobe=parameters.nprobe, sel=module.IDSelectorBitmap(bits))
     with _failing_clearly("search"):
         distances, rows = shard.search(np.ascontiguousarray(queries), count, params=parameters)
     if shard.metric_type != module.METRIC_INNER_PRODUCT:
         distances = -distances
     return distances, rows
+
+
+@cache
+def _parameters(probes: int) -> Any:
+    """Settings of a search; they are only read, by any number of threads."""
+    return faiss().SearchParametersIVF(nprobe=probes)
 
 
 def set_threads(count: int) -> None:

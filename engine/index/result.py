@@ -23,6 +23,8 @@ class SearchResult:
     @classmethod
     def of_rows(cls, store: Store, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32]) -> Self:
         """The result for row numbers (n, k), −1 = absent."""
+        if rows.size and rows.min() >= 0:
+            return cls(photo_ids=store.photo_ids[rows], scores=scores)
         ids = np.where(rows >= 0, store.photo_ids[np.maximum(rows, 0)] if len(store) else -1, -1)
         return cls(photo_ids=ids, scores=scores)
 

@@ -199,7 +199,8 @@ class Index:
         if metric == "ip":
             reduced = _of_size_one(reduced)
         candidates, unanswered = self._candidates(reduced, asked)
-        candidates = np.where(candidates == banned[:, None], -1, candidates)
+        if (banned >= 0).any():
+            candidates = np.where(candidates == banned[:, None], -1, candidates)
         data = Codes(self.store.layer(self.layer))
         steps = [*self._steps(queries, reduced, asked, candidates.shape[1]), Step(queries, data, asked.k)]
         rows, scores = self.kernels.cascade(candidates, steps, metric)
@@ -231,7 +232,7 @@ class Index:
             removed = shards.Removed(mask=~within.mask, least=least, most=most)
             found, wanting = shards.present_candidates(self.shards, reduced, asked.rerank, asked.probes, removed)
             return found, np.flatnonzero(wanting | (found < 0).all(axis=1))
-        return found, np.flatnonzero((found < 0).all(axis=1))
+        return found, np.flatnonzero(found.max(axis=1) < 0)
 
     def _steps(
         self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], asked: "_Asked", given: int

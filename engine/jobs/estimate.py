@@ -26,14 +26,14 @@ INGEST_PROCESS, BUILD_PROCESS, QUERY_PROCESS = 175 * MIB, 205 * MIB, 190 * MIB
 INGEST_PHOTO = 100  # bytes of names and ids: benchmarks/results/ingest_scale.md
 SQUARE = 28  # bytes for each of the dim² products: three and a half matrices of float64
 COARSE_ROUNDS = 10  # of k-means over the lists (faiss/IndexIVF.cpp, Level1Quantizer)
-KEPT = 40  # candidates that go from the sketch to the codes of the raw rows
+KEPT = 37  # candidates that go from the sketch to the codes of the raw rows
 # Of the speed of large products: eigenvectors, which read the matrix again and again; products of blocks of rows that
 # come from a map; codes of rows and the search for their lists. From builds of 10,000 to 100,000 photos.
 EIGEN_SHARE, BLOCK_SHARE, CODE_SHARE = 0.15, 0.3, 0.1
 COPIES = 6  # of a row, that making its codes takes as long as
 STARTING = 0.3  # seconds until an ingest reads its first file
 BUILD_STARTING = 1.0  # seconds until a build reads its first row: it imports FAISS, SciPy and Numba
-COMPARED = 16  # raw rows of a query
+COMPARED = 18  # raw rows of a query
 FAULT = 64 << 10  # bytes that come into a map together (Linux, mm/memory.c, fault_around_bytes)
 GPU_SCRATCH = 1 << 30
 

@@ -27,7 +27,7 @@ def test_sizes_are_those_of_the_files(tmp_path: Path) -> None:
     figures = estimate(count, dims, MACHINE)
     files = [store.path / name for name in ("x.npy", "photo_ids.npy")]
     assert value(figures, "disk", "store") == pytest.approx(sum(file.stat().st_size for file in files), rel=0.02)
-    for refine in ("uint8", "float16", "none"):
+    for refine in ("uint8", "uint4", "float16", "none"):
         built = build_index(store, IndexSpec(layer="x", refine=refine), device=CPU, name=refine)
         size = sum(part.bytes for part in built.manifest.parts.values())
         assert value(figures, "disk", f"index x, refine {refine}") == pytest.approx(size, rel=0.05)
@@ -56,13 +56,13 @@ def test_times_follow_the_machine() -> None:
 def test_raw_rows_that_queries_map_are_all_of_few_and_a_part_of_many() -> None:
     few, some, many = (estimate(photos, {"x": 4096}, MACHINE) for photos in (2_000, 100_000, 10_000_000))
     mapped = [
-        value(figures, "memory", "query x") - QUERY_PROCESS - value(figures, "disk", "index x, refine uint8")
+        value(figures, "memory", "query x") - QUERY_PROCESS - value(figures, "disk", "index x, refine uint4")
         for figures in (few, some, many)
     ]
     assert mapped[0] == pytest.approx(2_000 * 16_384, rel=0.01)
-    # Of the 25,000 pieces of 64 KiB of a hundred thousand rows, 16,000 rows touch 0.55, by a simulation 0.548.
-    assert mapped[1] == pytest.approx(0.55 * 100_000 * 16_384, rel=0.01)
-    assert mapped[2] < 16_000 * 2 * 65_536
+    # 18,000 rows fall into 25,000 pieces of 64 KiB, every fourth row into two of them: 1 − exp(−18,000 · 1.25 / 25,000).
+    assert mapped[1] == pytest.approx(0.593 * 100_000 * 16_384, rel=0.01)
+    assert mapped[2] < 18_000 * 2 * 65_536
 
 
 def test_few_photos_are_compared_one_by_one() -> None:

@@ -111,9 +111,9 @@ def test_a_recall_that_is_not_reached_gets_the_best() -> None:
 
 
 def test_memory_asks_before_it_builds_a_smaller_index_and_names_the_least(store: Store, report: TuneReport) -> None:
-    with pytest.raises(InputError, match=r"--memory is 300\.0 KB\. An index that fits: refine .*\. With --rebuild"):
-        run_tune(store, "x", TuneSpec(memory=300_000), device=CPU)
-    assert read_index_manifest(report.path).spec.refine == "uint8"
+    with pytest.raises(InputError, match=r"--memory is 260\.0 KB\. An index that fits: refine .*\. With --rebuild"):
+        run_tune(store, "x", TuneSpec(memory=260_000), device=CPU)
+    assert read_index_manifest(report.path).spec.refine == "uint4"
     with pytest.raises(InputError, match=r"--memory 2\.0 KB cannot be reached: the least is refine none with"):
         run_tune(store, "x", TuneSpec(memory=2_000, rebuild=True), device=CPU)
 
