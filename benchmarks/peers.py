@@ -21,8 +21,7 @@ from engine.index.exact import exact_search
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.store.store import Store
-from kernels import Codes, Device, Metric, Step
-from kernels.cpu import normalize
+from kernels import Codes, Device, Metric, Step, load
 from kernels.device import cpu_threads
 
 F32 = npt.NDArray[np.float32]
@@ -48,7 +47,7 @@ class Task:
     def prepared(self, rows: F32) -> F32:
         """Rows as a peer without a cosine of its own wants them."""
         rows = np.asarray(rows, np.float32)
-        return normalize(rows) if self.metric == "cosine" else rows
+        return load(CPU).normalize(rows) if self.metric == "cosine" else rows
 
     def blocks(self, size: int = 4096) -> Any:
         """(first row, prepared rows) in blocks."""
@@ -229,8 +228,6 @@ class Exact:
 
     def open(self, task: Task) -> None:
         """See `Peer.open`."""
-        from kernels import load
-
         self._task, self._kernels = task, load(CPU)
 
     def search(self, queries: F32, k: int, setting: None) -> I64:

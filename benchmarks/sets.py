@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import F32
-from kernels.cpu import nearest
+from benchmarks.peers import CPU, F32
+from kernels import load
 
 QUERIES, K = 1_000, 100
 
@@ -40,7 +40,7 @@ def frames(file: Path) -> tuple[F32, F32]:
 def write(path: Path, rows: F32, queries: F32) -> None:
     """train, test, neighbors and distances (1 − cosine), as ann-benchmarks has them."""
     h5py: Any = importlib.import_module("h5py")
-    at, scores = nearest(queries, rows, "cosine", K)
+    at, scores = load(CPU).nearest(queries, rows, "cosine", K)
     order = np.argsort(-scores, axis=1)
     with h5py.File(path, "w") as file:
         file.attrs["distance"] = "angular"

@@ -86,6 +86,9 @@ class Kernels(Protocol):
     def cascade(self, candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64, F32]:
         """Candidates (q, r) through one step after another; rows and scores of the last, as `rerank` gives them."""
 
+    def normalize(self, rows: F32) -> F32:
+        """Rows (n, d) float32 of unit length, zero rows as they are, whatever finite values they hold."""
+
     def project(self, rows: F32, axes: F32, *, unit: bool) -> F32:
         """Rows (n, D) onto axes (D, d), (n, d) float32; see `kernels.dense.project`."""
 

@@ -181,7 +181,7 @@ def _lengths(rows: Any, out: Any) -> Any:
 
 
 def normalize(rows: F32) -> F32:
-    """Rows (n, d) to unit length, a zero row stays zero; see `kernels.dense.normalize`."""
+    """Rows (n, d) to unit length, a zero row stays zero; see `kernels.reference.normalize`."""
     rows = np.ascontiguousarray(rows, np.float32)
     out = np.empty_like(rows)
     in_blocks(len(rows), _BLOCK, lambda a, b: _normalize(rows[a:b], out[a:b]))

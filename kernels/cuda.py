@@ -241,6 +241,12 @@ def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64
 
 
 @_on_gpu
+def normalize(rows: F32) -> F32:
+    """Rows of unit length; see `kernels.reference.normalize`."""
+    return cast(F32, _host(dense.normalize(cupy, _rows(rows))))
+
+
+@_on_gpu
 def project(rows: F32, axes: F32, *, unit: bool) -> F32:
     """Rows onto axes; see `kernels.dense.project`."""
     return cast(F32, _host(dense.project(cupy, _rows(rows), _rows(axes), unit=unit)))

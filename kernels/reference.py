@@ -142,6 +142,11 @@ def _unit(rows: F64) -> F64:
     return np.asarray(rows / np.where(lengths > 0, lengths, 1))
 
 
+def normalize(rows: F32) -> F32:
+    """Rows (n, d) of unit length; zero rows stay zero."""
+    return _unit(rows.astype(np.float64)).astype(np.float32)
+
+
 def project(rows: F32, axes: F32, *, unit: bool) -> F32:
     """Rows (n, D) onto axes (D, d); with `unit`, of unit length before and after. Zero rows stay zero."""
     wide = rows.astype(np.float64)

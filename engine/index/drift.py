@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from engine.index import ivfpq
 from engine.index.reduce import Reduction, gather, sample_rows
-from kernels import Kernels, dense
+from kernels import Kernels
 
 SAMPLE = 2048
 FEWEST = 256  # of fewer rows the figures are mostly chance
@@ -58,7 +58,7 @@ def errors(
     """
     whole = lost = size = far = 0.0
     for rows in gather(data, at[sample_rows(len(at), SAMPLE, seed)]):
-        wide = dense.normalize(np, rows) if reduction.unit else reduction.scaled(rows)
+        wide = kernels.normalize(rows) if reduction.unit else reduction.scaled(rows)
         wide = wide.astype(np.float64)
         total = float(np.einsum("ij,ij->", wide, wide))
         kept = wide @ reduction.axes

@@ -23,7 +23,7 @@ from engine.index.result import SearchResult
 from engine.index.search import Index, check_queries
 from engine.index.spec import SearchSpec
 from engine.store.store import Store
-from kernels import Codes, Device, Kernels, Metric, dense
+from kernels import Codes, Device, Kernels, Metric
 
 # Neighbours taken from each index for one of the answer: at first, and in the end. Of 5,000 rows of the sample, whose
 # layers agree as those of one network do, 99 of 100 queries are certain at a depth of 14 for k = 10. Where the layers
@@ -239,7 +239,7 @@ class FusedIndex:
     def _weighted(self, rows: Sequence[Scores]) -> Scores:
         unit = self.metric == "cosine"
         parts = [
-            np.float32(np.sqrt(weight)) * (dense.normalize(np, part) if unit else np.asarray(part))
+            np.float32(np.sqrt(weight)) * (self.kernels.normalize(part) if unit else np.asarray(part))
             for weight, part in zip(self.weights, rows, strict=True)
         ]
         return np.hstack(parts)

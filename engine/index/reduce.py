@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from engine.progress import Progress, silent
 from engine.store import npy
-from kernels import Kernels, dense
+from kernels import Kernels
 
 BLOCK_ROWS = 2048
 # Past so many dimensions their covariance takes gigabytes and its axes minutes: the axes are found by iteration.
@@ -165,7 +165,7 @@ def _by_iteration(sample: _Sample, reduced: int, kernels: Kernels, progress: Pro
         total, product, squares, seen = np.zeros(dim), np.zeros((dim, width)), 0.0, 0
         narrow = basis.astype(np.float32)
         for block in sample.blocks():
-            wide = dense.normalize(np, block) if sample.unit else block
+            wide = kernels.normalize(block) if sample.unit else block
             total += wide.sum(axis=0, dtype=np.float64)
             squares += float(np.einsum("ij,ij->", wide, wide, dtype=np.float64))
             product += wide.T @ (wide @ narrow)

@@ -169,9 +169,9 @@ class Walk:
         trials = sorted(self.trials.values(), key=lambda trial: trial.seconds)
 
         def beaten(trial: Trial) -> bool:
-            return any(
-                other.least >= trial.least and other.seconds * SLACK < trial.seconds for other in trials
-            ) or any(other.least > trial.least and other.seconds < trial.seconds / 2 for other in trials)
+            return any(other.least >= trial.least and other.seconds * SLACK < trial.seconds for other in trials) or any(
+                other.least > trial.least and other.seconds < trial.seconds / 2 for other in trials
+            )
 
         return [trial for trial in trials if not beaten(trial)]
 

@@ -41,9 +41,7 @@ def test_the_chosen_point_is_the_fastest_that_surely_reached_the_recall(report: 
     assert report.tuned.default == max(good, key=lambda point: point.qps)
 
 
-def test_a_slow_spell_does_not_end_the_walk(
-    store: Store, report: TuneReport, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_spell_does_not_end_the_walk(store: Store, report: TuneReport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Walk, "_exact_seconds", lambda _: 1e-6)
     index = Index.open(report.path, device=CPU, store=store)
     truth = ground_truth(store, TruthSpec(layer="x", metric="cosine", queries=100, k=10), device=CPU)

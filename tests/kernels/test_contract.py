@@ -326,12 +326,41 @@ def test_project(kernels, n, unit):
     np.testing.assert_allclose(found, reference.project(rows, axes, unit=unit), atol=2e-5)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # of plain Python, without the JIT
 @pytest.mark.parametrize("size", [1e-38, 1e38])
 def test_project_unit_rows_of_any_size(kernels, size):
     rng = np.random.default_rng(9)
     rows, axes = (rng.random((5, 30)) * size).astype(np.float32), rng.standard_normal((30, 7)).astype(np.float32)
     found = kernels.project(rows, axes, unit=True)
     np.testing.assert_allclose(found, reference.project(rows, axes, unit=True), atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1, 1e30, 1e38])
+@pytest.mark.parametrize(("n", "d"), [(0, 5), (1, 1), (3, 7), (600, 33)])
+def test_normalize(kernels, n, d, size):
+    rows = (np.random.default_rng(12).standard_normal((n, d)).clip(-3, 3) * size).astype(np.float32)
+    rows[n // 2 :][:1] = 0
+    before = rows.copy()
+    found = kernels.normalize(rows)
+    assert found.dtype == np.float32 and found.shape == (n, d) and np.array_equal(rows, before)
+    np.testing.assert_allclose(found, reference.normalize(rows), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # of plain Python, without the JIT
+@pytest.mark.parametrize("size", [1e-38, 1, 1e38])
+@pytest.mark.parametrize("odd", [1e-30, 1e30])
+def test_nearest_by_cosine_in_a_block_with_an_odd_row(kernels, size, odd):
+    rng = np.random.default_rng(13)
+    rows = (rng.standard_normal((40, 16)).clip(-3, 3) * size).astype(np.float32)
+    rows[7] = rng.standard_normal(16).clip(-3, 3).astype(np.float32) * np.float32(odd)
+    rows[9] = 0
+    queries = rng.standard_normal((5, 16)).astype(np.float32)
+    at, scores = kernels.nearest(queries, rows, "cosine", 40)
+    expected, best = reference.nearest(queries, rows, "cosine", 40)
+    order = np.argsort(at, axis=1)
+    np.testing.assert_allclose(
+        np.take_along_axis(scores, order, 1), np.take_along_axis(best, np.argsort(expected, axis=1), 1), atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("unit", [True, False])
@@ -373,6 +402,7 @@ def test_nearest(kernels, metric, n, k):
     assert_same_ranking(ranking, queries, everything, Codes(rows), metric, k, 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")  # of plain Python, without the JIT
 def test_nearest_by_cosine_of_rows_of_any_size(kernels):
     rng = np.random.default_rng(13)
     rows = rng.standard_normal((30, 20)).astype(np.float32)
