@@ -13,9 +13,10 @@ from engine.errors import DependencyError
 from engine.index import ivfpq
 from engine.index.spec import IndexSpec
 from engine.store.durable import disk_errors
+from engine.store.rows_file import RowsFile, aligned
 from kernels import Device
 
-BYTES, FILES, FILE_BYTES = 64 << 20, 400, 20_400
+BYTES, PIECE, FILES, FILE_BYTES = 64 << 20, 4 << 20, 400, 20_400
 PQ_ROWS, PQ_LISTS, PQ_M = 4096, 16, 16  # FAISS trains a 4-bit codebook on no more rows
 
 
@@ -65,16 +66,20 @@ def _best(work: Callable[[], object], times: int = 3) -> float:
 
 
 def _disk(folder: Path) -> tuple[float, float]:
-    block = np.random.default_rng(1).bytes(1 << 20)
-    started = time.perf_counter()
-    with (folder / "data").open("wb", buffering=0) as file:
-        for _ in range(BYTES >> 20):
-            file.write(block)
-        os.fsync(file.fileno())
-    write = BYTES / (time.perf_counter() - started)
+    block = aligned(PIECE)  # written as an ingest writes
+    block[:] = np.random.default_rng(1).integers(0, 256, PIECE, np.uint8)
+    file = RowsFile(folder / "data", create=True)
+    try:
+        started = time.perf_counter()
+        for start in range(0, BYTES, PIECE):
+            file.write(block.data, start)
+        file.sync()
+        write = BYTES / (time.perf_counter() - started)
+    finally:
+        file.close()
     paths = [str(folder / str(number)) for number in range(FILES)]
     for path in paths:
-        Path(path).write_bytes(block[:FILE_BYTES])
+        Path(path).write_bytes(block[:FILE_BYTES].tobytes())
     buffer = bytearray(FILE_BYTES)
 
     def read() -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engine.errors import InputError
+from engine.index.build import BLOCK_BYTES, BLOCK_ROWS
 from engine.index.reduce import rows_wanted
 from engine.index.sizes import index_bytes, total_bytes
 from engine.index.spec import IndexSpec, default_probes, default_rerank
 from engine.jobs.calibrate import FILE_BYTES, Machine
 from engine.store.store import Store
+from kernels.device import cpu_threads
 
 KNOWN = {"fc7": 4096, "fc8": 1000}
 TRUTH_QUERIES, TRUTH_K = 1000, 100
@@ -25,15 +27,15 @@ MIB = 1 << 20
 INGEST_PROCESS, BUILD_PROCESS, QUERY_PROCESS = 175 * MIB, 205 * MIB, 190 * MIB
 INGEST_PHOTO = 100  # bytes of names and ids: benchmarks/results/ingest_scale.md
 SQUARE = 28  # bytes for each of the dim² products: three and a half matrices of float64
+SAMPLES = 2  # copies of the reduced sample that are held at once
 COARSE_ROUNDS = 10  # of k-means over the lists (faiss/IndexIVF.cpp, Level1Quantizer)
-KEPT = 37  # candidates that go from the sketch to the codes of the raw rows
 # Of the speed of large products: eigenvectors, which read the matrix again and again; products of blocks of rows that
-# come from a map; codes of rows and the search for their lists. From builds of 10,000 to 100,000 photos.
-EIGEN_SHARE, BLOCK_SHARE, CODE_SHARE = 0.15, 0.3, 0.1
+# come from a map; k-means; codes of rows and the search for their lists. Of the speed of copies: reading all rows
+# against their checksums. From builds of 100,000 and 1,000,000 photos: benchmarks/results/estimates-100000.md.
+EIGEN_SHARE, BLOCK_SHARE, MEANS_SHARE, CODE_SHARE, CHECK_SHARE = 0.15, 0.55, 0.8, 0.55, 0.12
 COPIES = 6  # of a row, that making its codes takes as long as
 STARTING = 0.3  # seconds until an ingest reads its first file
 BUILD_STARTING = 1.0  # seconds until a build reads its first row: it imports FAISS, SciPy and Numba
-COMPARED = 18  # raw rows of a query
 FAULT = 64 << 10  # bytes that come into a map together (Linux, mm/memory.c, fault_around_bytes)
 GPU_SCRATCH = 1 << 30
 
@@ -88,9 +90,9 @@ def estimate(photos: int, dims: Mapping[str, int], machine: Machine) -> list[Fig
         ),
         Figure(
             group="time", name="ingest",
-            value=STARTING + photos * (machine.file_seconds + FILE_BYTES / machine.write),
-            made_of=f"{machine.file_seconds * 1e6:.0f} µs to read a file, {FILE_BYTES / machine.write * 1e6:.0f} to "
-            "write its rows",
+            value=STARTING + photos * (machine.file_seconds / cpu_threads() + FILE_BYTES / machine.write),
+            made_of=f"{machine.file_seconds * 1e6:.0f} µs to read a file, on {cpu_threads()} cores, "
+            f"{FILE_BYTES / machine.write * 1e6:.0f} to write its rows",
         ),
     ]  # fmt: skip
     for layer, dim in dims.items():
@@ -124,14 +126,16 @@ def _layer_memory(spec: IndexSpec, photos: int, dim: int) -> list[Figure]:
     parts = index_bytes(spec, rows=photos, dim=dim)
     shard = parts.get("shards", 0) * min(spec.rows_per_shard / photos, 1)
     mapped = 4 * dim * photos
-    touched = mapped * _touched(photos, dim) if spec.lists else mapped
+    touched = mapped * _touched(spec, photos, dim) if spec.lists else mapped
     size = total_bytes(spec, rows=photos, dim=dim)
-    learned = (SQUARE * dim * dim + 4 * reduced * trained) if spec.lists else 0
+    # The axes are learned first, the quantizers then; a block of rows is mapped at a time.
+    learned = max(SQUARE * dim * dim, SAMPLES * 4 * reduced * trained) if spec.lists else 0
+    block = min(4 * dim * BLOCK_ROWS, BLOCK_BYTES)
     return [
         Figure(
-            group="memory", name=f"build {spec.layer}", value=BUILD_PROCESS + learned + shard + mapped,
+            group="memory", name=f"build {spec.layer}", value=BUILD_PROCESS + learned + shard + block,
             made_of=f"the process, {learned / MIB:,.0f} MiB to learn from {trained:,} rows, a shard of "
-            f"{shard / MIB:,.0f} MiB, and {mapped / MIB:,.0f} MiB of mapped rows, which the system takes back",
+            f"{shard / MIB:,.0f} MiB, and {block / MIB:,.0f} MiB of rows at a time",
         ),
         Figure(
             group="memory", name=f"query {spec.layer}", value=QUERY_PROCESS + size + touched,
@@ -145,9 +149,15 @@ def _layer_memory(spec: IndexSpec, photos: int, dim: int) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _touched(photos: int, dim: int) -> float:
+def _kept(spec: IndexSpec, photos: int) -> tuple[int, int, int]:
+    """Candidates of a query for ten neighbours, and how many of them are compared by codes and by raw rows."""
+    rerank = default_rerank(10, photos, spec.metric)
+    return rerank, max(25, rerank // 8), max(12, rerank // 16)  # as in engine.index.search.Index
+
+
+def _touched(spec: IndexSpec, photos: int, dim: int) -> float:
     """The share of the raw rows that 1,000 queries map, if those that they compare lie anywhere."""
-    pieces = 1000 * COMPARED * (4 * dim / FAULT + 1)  # a row may begin anywhere in one
+    pieces = 1000 * _kept(spec, photos)[2] * (4 * dim / FAULT + 1)  # a row may begin anywhere in one
     return -math.expm1(-pieces * FAULT / (4 * dim * photos))
 
 
@@ -157,11 +167,13 @@ def _build_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
     if lists:
         few = min(trained, rows_wanted(dim))
         phases = {
-            "start": BUILD_STARTING + 4 * dim * photos / machine.copy,
+            "start": BUILD_STARTING + 4 * dim * photos / (CHECK_SHARE * machine.copy),
             "pca": 2 * few * dim * dim / machine.flops + 4 / 3 * dim**3 / (EIGEN_SHARE * machine.flops),
-            "train": (2 * trained * dim * reduced + 2 * COARSE_ROUNDS * trained * lists * reduced) / machine.flops
+            "train": 2 * trained * dim * reduced / (BLOCK_SHARE * machine.flops)
+            + 2 * COARSE_ROUNDS * trained * lists * reduced / (MEANS_SHARE * machine.flops)
             + machine.codebook_seconds * (spec.pq_m or 1),
-            "reduce": 2 * photos * dim * reduced / (BLOCK_SHARE * machine.flops) + 4 * dim * photos / machine.copy,
+            "reduce": 2 * (photos - trained) * dim * reduced / (BLOCK_SHARE * machine.flops)
+            + 4 * dim * photos / machine.copy,
             "add": 2 * photos * reduced * (lists + 16) / (CODE_SHARE * machine.flops),
             "codes": COPIES * 4 * photos * dim / machine.copy,
             "write": total_bytes(spec, rows=photos, dim=dim) / machine.write,
@@ -176,11 +188,11 @@ def _query_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
     if not lists:
         seconds = 1000 * 2 * photos * dim / machine.flops
         return Figure(group="time", name=name, value=seconds, made_of="a product of queries and rows, in batch")
-    rerank = default_rerank(10, photos, spec.metric)
+    rerank, kept, compared = _kept(spec, photos)
     probes = default_probes(lists, spec.metric)
     product = 2 * reduced * (lists + dim) / machine.flops
     scan = probes * photos / lists * (spec.pq_m or 1) * (spec.pq_bits or 4) / 8 / machine.copy
-    again = (rerank * reduced + KEPT * dim + COMPARED * 4 * dim) / machine.copy
+    again = (rerank * reduced + kept * dim / 2 + compared * 4 * dim) / machine.copy
     made_of = (
         f"in batch, at the defaults: {product * 1e6:.0f} µs a query for products, {scan * 1e6:.0f} for {probes} lists, "
         f"{again * 1e6:.0f} for {rerank} candidates"
