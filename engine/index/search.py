@@ -15,16 +15,15 @@ from engine.index import ivfpq, shards
 from engine.index.device import settle
 from engine.index.exact import compare, exact_search, excluded_rows
 from engine.index.filter import Filter
-from engine.index.manifest import NAME, IndexManifest, Part, build_words, grown, read_index_manifest, stale
-from engine.index.parts import sum_file
+from engine.index.manifest import IndexManifest, build_words, grown, read_index_manifest, stale
+from engine.index.opening import check_parts, open_codes, open_reduction, which
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
 from engine.index.spec import SearchSpec, default_rerank
 from engine.index.tuned import TUNED_K, TunedPoint
 from engine.progress import Progress, silent
-from engine.store import npy
 from engine.store.store import Store
-from kernels import CodeKind, Codes, Device, Kernels, Step, code_width, load
+from kernels import Codes, Device, Kernels, Step, load
 from kernels.device import cpu_threads
 
 LOOKS = 10  # how often an index may be replaced while it is being opened
@@ -34,7 +33,6 @@ SPAN_QUERIES = 4  # fewer are not worth waking a thread for
 # take 64 bytes for each row of many times as many.
 SMALL_PART = 0.05
 MANY_DIMENSIONS = 4096  # 4-bit codes of so many lose no more of the nearest than 8-bit ones
-CHECKED_ON_OPENING = 512 << 20  # bytes: files up to here are read against their checksum, in a tenth of a second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +60,14 @@ class Index:
         path = Path(path)
         settled = settle(device) if isinstance(device, str) else device
         for _ in range(LOOKS):
-            seen = _which(path)
+            seen = which(path)
             try:
                 index = cls._open(path, settled, store)
             except EngineError:
-                if _which(path) == seen:
+                if which(path) == seen:
                     raise
             else:
-                if _which(path) == seen:
+                if which(path) == seen:
                     return index
         raise IndexUnusableError(f"{path}: was replaced at every look. Wait for the other mirsearch to end.")
 
@@ -84,15 +82,15 @@ class Index:
                 f"{'Let the new ones join it' if update else 'Build it again'}: "
                 + shlex.join(["mirsearch", *build_words(path, manifest.spec, update=update)])
             )
-        _check_parts(path, manifest)
+        check_parts(path, manifest)
         kernels = load(settled)
         try:
             return cls(
                 path=path, store=store, manifest=manifest, device=settled, kernels=kernels,
                 reduction=open_reduction(path, manifest),
                 shards=[ivfpq.load(path / shard.file, settled) for shard in manifest.shards],
-                sketch=_open_codes(path, "sketch", manifest, kernels),
-                refine=_open_codes(path, "refine", manifest, kernels),
+                sketch=open_codes(path, "sketch", manifest, kernels),
+                refine=open_codes(path, "refine", manifest, kernels),
             )  # fmt: skip
         except StoreError as error:
             raise IndexUnusableError(f"{error} Build the index again.") from error
@@ -311,54 +309,3 @@ def check_queries(
     if len(bad):
         raise InputError(f"{name(int(bad[0]))}: holds NaN, infinity or values past float32, expected finite float32")
     return rows
-
-
-def _which(path: Path) -> tuple[int, ...]:
-    """What tells an index from the one that takes its place: its folder and its manifest; () where there is none."""
-    try:
-        entries = path.stat(), (path / NAME).stat()
-    except OSError:
-        return ()
-    return tuple(number for entry in entries for number in (entry.st_ino, entry.st_mtime_ns))
-
-
-def _check_parts(path: Path, manifest: IndexManifest) -> None:
-    for file, expected in manifest.parts.items():
-        try:
-            size = (path / file).stat().st_size
-        except OSError as error:
-            raise IndexUnusableError(f"{path / file}: {error.strerror}. Build the index again.") from error
-        if size != expected.bytes:
-            raise IndexUnusableError(
-                f"{path / file}: {size:,} bytes, expected {expected.bytes:,}. Build the index again."
-            )
-        if size <= CHECKED_ON_OPENING:
-            check_part(path, file, expected)
-
-
-def check_part(path: Path, file: str, expected: Part) -> None:
-    """IndexUnusableError unless a file of an index has the checksum that its manifest promises."""
-    if sum_file(path / file) != expected:
-        raise IndexUnusableError(f"{path / file}: does not match its checksum. Build the index again.")
-
-
-def open_reduction(path: Path, manifest: IndexManifest) -> Reduction | None:
-    """The reduction of an index; None where it has none, since all rows are compared."""
-    if "axes.npy" not in manifest.parts:
-        return None
-    shape = (manifest.dim, manifest.spec.reduced or 1)
-    axes = np.ascontiguousarray(npy.open_rows(path / "axes.npy", shape, "<f4"), np.float32)
-    explained = float(manifest.training.get("explained_variance", 0))
-    return Reduction(axes=axes, unit=manifest.spec.metric == "cosine", explained=explained, scale=manifest.scale)
-
-
-def _open_codes(path: Path, name: str, manifest: IndexManifest, kernels: Kernels) -> Codes | None:
-    if f"{name}.npy" not in manifest.parts:
-        return None
-    spec, dim = manifest.spec, manifest.dim if name == "refine" else manifest.spec.reduced or 1
-    kind: CodeKind = spec.refine if name == "refine" and spec.refine != "none" else "uint8"
-    shape = manifest.rows, code_width(kind, dim)
-    values = npy.open_rows(path / f"{name}.npy", shape, "<f2" if kind == "float16" else "|u1")
-    scale = np.ascontiguousarray(npy.open_rows(path / f"{name}_scale.npy", (3, manifest.rows), "<f4"))
-    low, step, norm2 = scale
-    return kernels.resident(Codes(values, low, step, norm2, dim if kind == "uint4" else None))

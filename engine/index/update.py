@@ -21,9 +21,9 @@ from engine.index.manifest import (
     stale,
     write_index_manifest,
 )
+from engine.index.opening import open_reduction
 from engine.index.parts import Old
 from engine.index.reduce import Reduction
-from engine.index.search import open_reduction
 from engine.index.spec import default_rerank
 from engine.progress import Progress, silent
 from engine.store.durable import PART, disk_errors, flush_folder

@@ -117,7 +117,7 @@ def test_an_index_can_be_opened_at_any_time_of_its_replacement(path):
 def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(path, monkeypatch):
     """The second half of the files would be those of the other index: all are opened again."""
     store = Store.open(path.parent.parent)
-    check = search_module._check_parts
+    check = search_module.check_parts
     done: list[bool] = []
 
     def slow(folder, manifest):
@@ -126,7 +126,7 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(path, monk
             done.append(True)
             build_index(store, IndexSpec(layer="fc7", metric="l2", seed=3), device=CPU)
 
-    monkeypatch.setattr(search_module, "_check_parts", slow)
+    monkeypatch.setattr(search_module, "check_parts", slow)
     assert Index.open(path, device=CPU).manifest.spec.metric == "l2"
 
 
