@@ -12,6 +12,7 @@ import pytest
 
 from engine.errors import IndexUnusableError
 from engine.index import build as build_module
+from engine.index import opening
 from engine.index import search as search_module
 from engine.index.build import build_index
 from engine.index.filter import Filter
@@ -117,7 +118,7 @@ def test_an_index_can_be_opened_at_any_time_of_its_replacement(path):
 def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(path, monkeypatch):
     """The second half of the files would be those of the other index: all are opened again."""
     store = Store.open(path.parent.parent)
-    check = search_module.check_parts
+    check = opening.check_parts
     done: list[bool] = []
 
     def slow(folder, manifest):
@@ -132,7 +133,7 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(path, monk
 
 def test_an_index_that_never_stays_is_said(path, monkeypatch):
     numbers = iter(range(1000))
-    monkeypatch.setattr(search_module, "_which", lambda _: (next(numbers),))
+    monkeypatch.setattr(search_module, "which", lambda _: (next(numbers),))
     with pytest.raises(IndexUnusableError, match="was replaced at every look"):
         Index.open(path, device=CPU)
 
