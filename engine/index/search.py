@@ -19,7 +19,7 @@ from engine.index.manifest import IndexManifest, build_words, grown, read_index_
 from engine.index.opening import check_parts, open_codes, open_reduction, which
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
-from engine.index.spec import SearchSpec, default_rerank
+from engine.index.spec import GPU_MAX_PROBES, SearchSpec, default_rerank
 from engine.index.tuned import TUNED_K, TunedPoint
 from engine.progress import Progress, silent
 from engine.store.store import Store
@@ -121,13 +121,29 @@ class Index:
             wanted = math.ceil(point.rerank * max(spec.k / TUNED_K, 1))
         chosen = max(min(wanted, ivfpq.most_candidates(self.device, photos)), spec.k)
         rerank = min(spec.rerank or chosen, photos)
-        # Who wants all rows compared, or nearly as many as there are, wants no list left out.
         own = self.manifest.probes if point is None else point.probes
-        probes = spec.probes or (lists if rerank >= photos else own)
-        if not spec.probes and within is not None and within.count:
-            # The nearest of a part lie farther away than those of all: in more lists, but not in as many times more.
-            probes = math.ceil(probes * math.sqrt(len(self) / within.count))
+        probes = spec.probes or self._probes(own, spec.k, rerank, photos)
         return min(probes, lists), max(rerank, 1)
+
+    def _probes(self, own: int, k: int, rerank: int, photos: int) -> int:
+        """Lists for k neighbours and so many candidates of these photos, where `own` serve ten neighbours of all.
+
+        More neighbours lie farther away, and so do the nearest of a part: in more lists, but not in as many times
+        more. The lists must hold twice as many rows as are wanted of them. Who wants all rows compared, or nearly as
+        many as there are, wants no list left out.
+        """
+        lists = self.manifest.spec.lists or 1
+        if rerank >= photos:
+            return lists
+        deeper = own * math.sqrt(max(k / TUNED_K, 1) * len(self) / photos)
+        wanted = math.ceil(max(deeper, 2 * rerank * lists / photos))
+        return min(wanted, self.most_probes)
+
+    @property
+    def most_probes(self) -> int:
+        """The most lists that a search visits on this device."""
+        lists = self.manifest.spec.lists or 1
+        return min(lists, GPU_MAX_PROBES) if self.device.kind == "cuda" else lists
 
     def _tuned_point(self, spec: SearchSpec) -> TunedPoint | None:
         tuned = self.manifest.tuned
@@ -171,7 +187,7 @@ class Index:
         found = np.full((len(rows), spec.k), -1, np.int64)
         scores = np.full((len(rows), spec.k), -np.inf, np.float32)
         banned_rows = excluded_rows(self.store, banned, len(rows))
-        asked = _Asked(spec.k, probes, rerank, within)
+        asked = _Asked(spec.k, probes, rerank, within, as_given=spec.probes is not None)
         threads = 1 if self.device.kind == "cuda" else cpu_threads()
         block = max(min(BLOCK_QUERIES, BLOCK_CANDIDATES // asked.width(len(self))), 1) * threads
         for start in range(0, len(rows), block):
@@ -219,11 +235,16 @@ class Index:
         """
         within = asked.within
         if within is None:
-            found = shards.candidates(self.shards, reduced, asked.rerank, asked.probes)
+            least = min(asked.k + 1, asked.rerank)  # one more than the answer, for the query's own photo
+            most = asked.probes if asked.as_given else self.most_probes
+            visit = shards.Visit(count=asked.rerank, probes=asked.probes, most=most)
+            found = shards.enough_candidates(self.shards, reduced, visit, least)
         elif asked.all_of_them(len(self)):
             return np.broadcast_to(within.rows, (len(reduced), within.count)), np.empty(0, np.int64)
         elif ivfpq.filters(self.device):
-            found = shards.allowed_candidates(self.shards, reduced, asked.rerank, asked.probes, within)
+            # A recall is known for so many candidates: fewer, and it is less where the rows of a filter lie together.
+            visit = shards.Visit(count=asked.rerank, probes=asked.probes, most=self.most_probes, bits=within.bits)
+            found = shards.enough_candidates(self.shards, reduced, visit, min(asked.rerank, within.count))
         else:
             # One more than the answer: the query's own photo may be among them.
             least, most = min(asked.k + 1, within.count), ivfpq.most_candidates(self.device, len(self))
@@ -267,6 +288,7 @@ class _Asked:
     probes: int
     rerank: int
     within: Filter | None
+    as_given: bool  # no more lists than these, unless a filter leaves too little in them
 
     def all_of_them(self, rows: int) -> bool:
         """Whether every row that may be found is a candidate."""

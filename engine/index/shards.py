@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.index import ivfpq
-from engine.index.filter import Filter
 
 # Where removed rows took the place of present ones, so many times more candidates are asked for, but not past this.
 WIDER, MOST = 4, 8192
@@ -55,19 +54,31 @@ def candidates(
     return np.take_along_axis(rows, best, axis=1)
 
 
-def allowed_candidates(
-    shards: Sequence[Any], queries: npt.NDArray[np.float32], count: int, probes: int, allowed: Filter
-) -> npt.NDArray[np.int64]:
-    """Like `candidates`, of the rows of a filter alone; where the lists hold fewer of them, from more lists.
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """How lists are visited for a query. count: candidates wanted. probes: lists; most: where they hold too few.
 
-    A recall is known for so many candidates: fewer, and it would be less where the rows of a filter lie together.
+    bits: of the rows that may be among them, as `Filter.bits`; on the CPU alone.
     """
-    lists = max(shard.nlist for shard in shards)
-    enough = min(count, allowed.count)
-    found = candidates(shards, queries, count, probes, allowed.bits)
-    while probes < lists and len(again := np.flatnonzero((found >= 0).sum(axis=1) < enough)):
-        probes = min(WIDER * probes, lists)
-        found[again] = candidates(shards, queries[again], count, probes, allowed.bits)
+
+    count: int
+    probes: int
+    most: int
+    bits: npt.NDArray[np.uint8] | None = None
+
+
+def enough_candidates(
+    shards: Sequence[Any], queries: npt.NDArray[np.float32], visit: Visit, least: int
+) -> npt.NDArray[np.int64]:
+    """Like `candidates`; where the lists hold fewer than `least` rows that may be among them, from more lists."""
+    probes = visit.probes
+    found = candidates(shards, queries, visit.count, probes, visit.bits)
+    while probes < visit.most and found.min(initial=0) < 0:
+        again = np.flatnonzero((found >= 0).sum(axis=1) < least)
+        if not len(again):
+            break
+        probes = min(WIDER * probes, visit.most)
+        found[again] = candidates(shards, queries[again], visit.count, probes, visit.bits)
     return found
 
 

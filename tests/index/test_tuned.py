@@ -10,6 +10,7 @@ from engine.errors import IndexUnusableError, InputError
 from engine.index.build import build_index
 from engine.index.manifest import FORMAT_VERSION, read_index_manifest, write_index_manifest
 from engine.index.search import Index
+from engine.index.shards import Visit, enough_candidates
 from engine.index.sizes import index_bytes, total_bytes
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.index.tuned import Tuned, TunedPoint
@@ -61,10 +62,32 @@ def test_a_recall_that_no_point_reached_names_the_best() -> None:
 def test_a_search_takes_the_point_of_its_recall_and_else_the_chosen_one(index: Index) -> None:
     assert index.settings(SearchSpec(recall=0.95)) == (4, 30)
     assert index.settings(SearchSpec()) == (2, 40)
-    assert index.settings(SearchSpec(k=30)) == (2, 120)
+    assert index.settings(SearchSpec(k=30)) == (4, 120)  # more lists for farther neighbours
     assert index.settings(SearchSpec(probes=5)) == (5, 40)
     assert index.settings(SearchSpec(rerank=70)) == (2, 70)
     assert index.settings(SearchSpec(recall=1)) == (16, 1500)
+
+
+def test_many_neighbours_are_found_by_settings_tuned_for_ten(index: Index) -> None:
+    rows = np.asarray(index.store.layer("x")[:40])
+    for k in (100, 500, 1400):
+        found = index.search(rows, SearchSpec(k=k))
+        exact = index.search(rows, SearchSpec(k=k, recall=1))
+        assert (found.photo_ids >= 0).all()
+        assert (found.scores >= exact.scores[:, -1:] - 1e-6).mean() > 0.9
+    probes, rerank = index.settings(SearchSpec(k=500))
+    assert 2 * rerank <= probes * 1500 / 16 or probes == 16
+
+
+def test_lists_that_hold_too_few_are_not_all_that_is_searched(index: Index) -> None:
+    """Unless so many lists were asked for."""
+    rows = np.asarray(index.store.layer("x")[:40])
+    assert (index.search(rows, SearchSpec(k=10, recall=0.9)).photo_ids >= 0).all()
+    sparse = index.search(rows, SearchSpec(k=300, probes=1, rerank=300))
+    assert (sparse.photo_ids < 0).any()
+    wider = Visit(count=300, probes=1, most=16)
+    reduced = index.reduction.apply(rows, index.kernels)  # type: ignore[union-attr]
+    assert ((enough_candidates(index.shards, reduced, wider, 300) >= 0).sum(axis=1) == 300).all()
 
 
 def test_all_of_a_recall_is_exact_search(index: Index) -> None:

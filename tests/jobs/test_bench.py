@@ -64,19 +64,19 @@ def test_grid_of_its_own_choice(index):
     assert {s.probes for s in grid} == {2, 4, 8, None}  # the index's own is all 8: twice that is the same
     assert {s.rerank for s in grid} == {100, 300, 1000, None}
     assert sum(s.default for s in grid) == 1
-    few = replace(index, manifest=index.manifest.model_copy(update={"probes": 3}))
-    assert {s.probes for s in settings_of(few, BenchSpec())} == {1, 2, 3, 8, None}
+    few = replace(index, manifest=index.manifest.model_copy(update={"probes": 5}))
+    assert {s.probes for s in settings_of(few, BenchSpec())} == {1, 2, 5, 8, None}
 
 
 def test_grid_of_its_own_choice_is_one_that_a_gpu_takes(index):
     manifest = index.manifest.model_copy(
-        update={"probes": 1500, "spec": index.manifest.spec.model_copy(update={"lists": 8192})}
+        update={"probes": 4000, "spec": index.manifest.spec.model_copy(update={"lists": 8192})}
     )
     on_cpu, on_gpu = (
         replace(index, manifest=manifest, device=device) for device in (CPU, Device(kind="cuda", gpus=(0,)))
     )
-    assert {s.probes for s in settings_of(on_cpu, BenchSpec())} == {512, 1024, 1500, 4096, 8192, None}
-    assert {s.probes for s in settings_of(on_gpu, BenchSpec())} == {512, 1024, 1500, 2048, None}
+    assert {s.probes for s in settings_of(on_cpu, BenchSpec())} == {1024, 2048, 4096, 8192, None}
+    assert {s.probes for s in settings_of(on_gpu, BenchSpec())} == {512, 1024, 2048, None}
 
 
 def test_numbers_past_what_there_is_are_all_of_it(index):
