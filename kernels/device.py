@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal, cast
 
+from kernels import compiled_cache
 from kernels.contract import Kernels
 
 
@@ -81,6 +82,8 @@ def load(device: Device | Literal["cpu", "cuda", "reference"]) -> Kernels:
         gpus, problem = cupy_gpus()
         if not gpus:
             raise DeviceUnavailableError(problem)
+    if kind == "cpu":
+        compiled_cache.settle()
     module = importlib.import_module(f"kernels.{kind}")
     if isinstance(device, Device) and device.gpus:
         module.use_gpu(device.gpus[0])
