@@ -1,6 +1,7 @@
 """`info`, `verify`, `doctor`: what there is, whether it is intact, and whether this machine can use it."""
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +28,7 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
     Example: `mirsearch info store`
     """
     from engine.index.build import BuildReport
-    from engine.index.manifest import stale
+    from engine.index.manifest import build_words, grown, stale
     from engine.index.verify import index_folders
     from engine.jobs.query_notice import imported_queries, unused_queries
     from engine.store.store import Store
@@ -66,7 +67,9 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
             ("size", f"{report.bytes_per_photo:,.0f} bytes a photo"),
         ]
         if change := stale(found, manifest):
-            lines.append(("stale", f"built from another state of the store, {change}: build it again"))
+            words = build_words(store / "indices" / name, found.spec, update=grown(found, manifest, opened.photo_ids))
+            again = shlex.join(["mirsearch", *words])
+            lines.append(("stale", f"built from another state of the store, {change}: {again}"))
         if why := unused_queries(manifest, found.spec.layer, found.spec.metric):
             lines.append(("queries", why))
         say_facts(f"Index {name}", lines)

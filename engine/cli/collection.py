@@ -90,7 +90,9 @@ def ingest(
         aside = "file was" if report.refused == 1 else "files were"
         warn(f"{report.refused:,} {aside} set aside; {store / 'quarantine.jsonl'} says why.")
     if not json_:
-        say_next(["build", store, "--layer", "all"], ["info", store])
+        # Beside indices that are there, `info` says of each what brings it up to date: often less than building it.
+        there = any((store / "indices").glob("*/index.json"))
+        say_next(*([["info", store]] if there else [["build", store, "--layer", "all"], ["info", store]]))
     if report.refused:
         raise typer.Exit(3)
 

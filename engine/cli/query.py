@@ -1,5 +1,6 @@
 """`query`: the neighbours of photos, files or vectors."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,6 +97,8 @@ def query(
 
     if csv and (json_ or out):
         raise InputError("--csv beside --json or --out: choose one")
+    if min_score is not None and not math.isfinite(min_score):
+        raise InputError(f"--min-score {min_score}: expected a finite number")
     settled = settle(device, needs_faiss=not exact)
     opened = Store.open(store)
     everything = min_score is not None and k is None

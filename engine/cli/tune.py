@@ -68,6 +68,8 @@ def tune(
     from engine.store.store import Store
 
     limit = None if memory is None else parse_size(memory, "--memory")
+    if rebuild and limit is None:
+        raise InputError("--rebuild: for an index that is larger than --memory, which says how large it may be")
     spec = make_spec(
         TuneSpec, recall=recall, latency_ms=latency_ms, memory=limit, queries=queries, seed=seed, rounds=rounds,
         rebuild=rebuild,
@@ -136,7 +138,8 @@ def estimate(
     opened = None if store is None else Store.open(store)
     wanted = tuple(name.strip() for name in layers.split(",")) if layers else ()
     count, dims = collection(opened, photos, wanted)
-    machine = calibrate(where(store))
+    folder = where(store)
+    machine = calibrate(folder)
     figures = figures_of(count, dims, machine)
     if json_:
         from dataclasses import asdict
@@ -158,7 +161,11 @@ def estimate(
         f"Measured of this machine in {machine.seconds:.1f} s",
         [
             ("products", f"{machine.flops / 1e9:,.0f} GFLOP/s"),
-            ("disk", f"{size(machine.write)}/s written and flushed"),
+            (
+                "disk",
+                f"{size(machine.write)}/s written and flushed"
+                + ("" if folder == (store or Path()) else f", in {folder}"),
+            ),
             ("memory", f"{size(machine.copy)}/s copied"),
         ],
     )

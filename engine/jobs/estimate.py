@@ -6,6 +6,7 @@ the same time they are as uncertain as that. The default specification is assume
 """
 
 import math
+import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -201,5 +202,12 @@ def _query_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
 
 
 def where(store: Path | None) -> Path:
-    """The folder whose disk is measured: the store's, or the current one."""
-    return store or Path()
+    """The folder whose disk is measured: the store's, or the current one; the temporary one if that is read-only."""
+    wanted = store or Path()
+    for folder in (wanted, Path(tempfile.gettempdir())):
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    return wanted

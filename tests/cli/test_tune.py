@@ -84,3 +84,14 @@ def test_estimate_prints_every_group_and_one_document(run: Run, store: Store) ->
     assert {figure["unit"] for figure in document["figures"]} == {"bytes", "seconds"}
     both = run("estimate", store.path, "--photos", 5)
     assert both.exit_code == 1 and "give one of them" in both.stderr
+
+
+def test_rebuild_without_a_memory_is_refused(run: Run, store: Store) -> None:
+    result = run("tune", store.path, "--rebuild")
+    assert result.exit_code == 1 and "--rebuild: for an index that is larger than --memory" in result.stderr
+
+
+@pytest.mark.parametrize("score", ["nan", "inf", "-inf"])
+def test_a_least_score_is_a_finite_number(run: Run, store: Store, score: str) -> None:
+    result = run("query", store.path, "--photo", 1, "--min-score", score, "--device", "cpu")
+    assert result.exit_code == 1 and f"--min-score {score}: expected a finite number" in result.stderr

@@ -1,5 +1,6 @@
 """Estimates against what small stores then take: sizes are held, times only by their arithmetic."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from engine.errors import InputError
 from engine.index.build import build_index
 from engine.index.spec import IndexSpec
 from engine.jobs.calibrate import Machine, calibrate
-from engine.jobs.estimate import BUILD_STARTING, QUERY_PROCESS, Figure, collection, estimate
+from engine.jobs.estimate import BUILD_STARTING, QUERY_PROCESS, Figure, collection, estimate, where
 from engine.jobs.truth import TruthSpec, ground_truth
 from kernels.device import cpu_threads
 from tests.builders import CPU, clustered, make_store
@@ -82,3 +83,10 @@ def test_calibrating_measures_and_leaves_nothing(tmp_path: Path) -> None:
     machine = calibrate(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert min(machine.flops, machine.write, machine.copy, machine.file_seconds, machine.codebook_seconds) > 0
+
+
+def test_the_disk_of_a_store_that_may_not_be_written_is_not_measured(tmp_path: Path) -> None:
+    assert where(tmp_path) == tmp_path and where(None) == Path()
+    wall = tmp_path / "wall"
+    wall.touch()  # nothing can be made in a file, whoever one is
+    assert where(wall) == Path(tempfile.gettempdir())
