@@ -256,28 +256,27 @@ class Index:
     def _steps(
         self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], asked: "_Asked", given: int
     ) -> Iterator[Step]:
-        """From the cheapest comparison to the closest, those that leave fewer of the `given` candidates.
-
-        The steps keep an eighth and a sixteenth, so that more candidates always mean more exact comparisons too.
-        """
-        k = asked.k
-        if self.sketch is not None and (keep := max(5 * k // 2, k + 15, asked.rerank // 8)) < given:
-            yield Step(reduced, self.sketch, keep)
-            given = keep
-        if self.refine is not None and self.reduction is not None:
-            keep = max(k + _margin(k, self.refine), asked.rerank // 16)
-            if keep < given:
-                # For the cosine the size of a query means nothing, and products of codes cannot overflow.
-                yield Step(queries if self.reduction.unit else self.reduction.scaled(queries), self.refine, keep)
+        """From the cheapest comparison to the closest, those that leave fewer of the `given` candidates."""
+        closer, exact = kept(asked.k, asked.rerank, None if self.refine is None else self.refine.packed)
+        if self.sketch is not None and closer < given:
+            yield Step(reduced, self.sketch, closer)
+            given = closer
+        if self.refine is not None and self.reduction is not None and exact < given:
+            # For the cosine the size of a query means nothing, and products of codes cannot overflow.
+            yield Step(queries if self.reduction.unit else self.reduction.scaled(queries), self.refine, exact)
 
 
-def _margin(k: int, refine: Codes) -> int:
-    """How many more than k are compared exactly, since codes may put the last of them in another order.
+def kept(k: int, rerank: int, packed: int | None) -> tuple[int, int]:
+    """How many of `rerank` candidates are compared by the codes of the raw rows, and how many of these exactly.
 
-    The error of 4-bit codes averages out over many dimensions; of few dimensions an exact comparison costs little.
+    An eighth and a sixteenth at least, so that more candidates always mean more exact comparisons too. Exactly some
+    more than k, since codes may put the last of them in another order. packed: the dimensions of 4-bit codes, or None:
+    their error averages out over many dimensions; of few an exact comparison costs little.
     """
     margin = max(k // 5, 2)
-    return margin if refine.packed is None else math.ceil(margin * max(MANY_DIMENSIONS / refine.packed, 1.0) ** 0.5)
+    if packed is not None:
+        margin = math.ceil(margin * max(MANY_DIMENSIONS / packed, 1.0) ** 0.5)
+    return max(5 * k // 2, k + 15, rerank // 8), max(k + margin, rerank // 16)
 
 
 @dataclass(frozen=True)

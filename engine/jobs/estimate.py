@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from engine.errors import InputError
 from engine.index.build import BLOCK_BYTES, BLOCK_ROWS
 from engine.index.reduce import rows_wanted
+from engine.index.search import kept
 from engine.index.sizes import index_bytes, total_bytes
 from engine.index.spec import IndexSpec, default_probes, default_rerank
 from engine.jobs.calibrate import FILE_BYTES, Machine
@@ -150,15 +151,15 @@ def _layer_memory(spec: IndexSpec, photos: int, dim: int) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _kept(spec: IndexSpec, photos: int) -> tuple[int, int, int]:
+def _kept(spec: IndexSpec, photos: int, dim: int) -> tuple[int, int, int]:
     """Candidates of a query for ten neighbours, and how many of them are compared by codes and by raw rows."""
     rerank = default_rerank(10, photos, spec.metric)
-    return rerank, max(25, rerank // 8), max(12, rerank // 16)  # as in engine.index.search.Index
+    return rerank, *kept(10, rerank, dim if spec.refine == "uint4" else None)
 
 
 def _touched(spec: IndexSpec, photos: int, dim: int) -> float:
     """The share of the raw rows that 1,000 queries map, if those that they compare lie anywhere."""
-    pieces = 1000 * _kept(spec, photos)[2] * (4 * dim / FAULT + 1)  # a row may begin anywhere in one
+    pieces = 1000 * _kept(spec, photos, dim)[2] * (4 * dim / FAULT + 1)  # a row may begin anywhere in one
     return -math.expm1(-pieces * FAULT / (4 * dim * photos))
 
 
@@ -189,7 +190,7 @@ def _query_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
     if not lists:
         seconds = 1000 * 2 * photos * dim / machine.flops
         return Figure(group="time", name=name, value=seconds, made_of="a product of queries and rows, in batch")
-    rerank, kept, compared = _kept(spec, photos)
+    rerank, kept, compared = _kept(spec, photos, dim)
     probes = default_probes(lists, spec.metric)
     product = 2 * reduced * (lists + dim) / machine.flops
     scan = probes * photos / lists * (spec.pq_m or 1) * (spec.pq_bits or 4) / 8 / machine.copy
