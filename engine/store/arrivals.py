@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from engine.store.arrays import Written
 from engine.store.copy import BLOCK_FILES
 from engine.store.dat import FC7_DIM, FC8_DIM, examine_bytes
 from engine.store.durable import disk_errors
 from engine.store.listed import Refused
 from engine.store.manifest import digest
 from engine.store.reader import Block
-from engine.store.writer import StoreWriter, Written
+from engine.store.writer import StoreWriter
 from kernels import Device, load
 
 WINDOW = 12_288

@@ -1,9 +1,8 @@
 """Writing a store: blocks of rows at their place, checksums beside, everything made valid in one step at the end."""
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,37 +11,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import StoreError
 from engine.progress import Progress, silent
 from engine.store import commit, journal, npy, publish
-from engine.store.durable import disk_errors, part_of
-from engine.store.hold import sweep
-from engine.store.lock import NAME as LOCK
-from engine.store.lock import take_lock
-from engine.store.manifest import (
-    Layer,
-    Manifest,
-    QuerySet,
-    digest,
-    document_bytes,
-    read_manifest,
-    row_state,
-)
-from engine.store.order import sorted_copy
-from engine.store.publish import IDS
-from engine.store.rows_file import RowsFile
+from engine.store.arrays import Arrays, Written
+from engine.store.claim import Claim
+from engine.store.durable import disk_errors
+from engine.store.manifest import Layer, Manifest, QuerySet, digest, document_bytes, read_manifest, row_state
 from engine.version import VERSION
 from kernels.device import cpu_threads
-
-
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """A block that is on the disk: where, a checksum for each file, and what was refused beside it."""
-
-    start: int
-    rows: int
-    sums: dict[str, str]
-    refused: Sequence[Any] = ()
 
 
 @dataclass(frozen=True)
@@ -79,80 +55,26 @@ class StoreWriter:
         self._starts: list[int] = []
         self._quarantine: list[bytes] = []
         self._query_sets: dict[str, QuerySet] = {}
-        self._files: dict[str, RowsFile] = {}
-        self._sorted: tuple[str, ...] = ()
-        self._done = self._discarded = self._keyed = False
+        self._sorted = self._done = self._discarded = self._keyed = False
 
     def __enter__(self) -> Self:
         """Take the folder for this process alone, open the files, and see what an interrupted run left."""
-        with disk_errors(self.path):
-            self._new_folder = not self.path.exists()
-            self.path.mkdir(parents=True, exist_ok=True)
-            first = not (self.path / LOCK).exists()
-            self._lock = take_lock(self.path)
-            try:
-                commit.finish_pending(self.path)
-                sweep(self.path)
-                try:
-                    self._look()
-                except StoreError:
-                    if first:
-                        (self.path / LOCK).unlink()
-                    raise
-                self._journal = journal.Journal(self.path, self._job())
-                try:
-                    self._open()
-                    self._find()
-                except BaseException:
-                    self._close()
-                    raise
-            except BaseException:
-                os.close(self._lock)
-                raise
+        with disk_errors(self.path), ExitStack() as taken:
+            self._claim = Claim(self.path, self.dims, append=self.append)
+            taken.callback(self._claim.release)
+            self.base = self._claim.base
+            self.rows = self.base.rows if self.base else 0
+            self._journal = journal.Journal(self.path, self._job())
+            taken.callback(self._journal.close)
+            self._arrays = Arrays(self.path, self.dims, self.base)
+            taken.callback(self._arrays.close)
+            self._find()
+            self._taken = taken.pop_all()
         return self
 
     def _job(self) -> dict[str, Any]:
         """What a journal is of: only a run that means the same may go on with it."""
         return {"layers": self.dims, "base": self.base.state if self.base else ""}
-
-    def _look(self) -> None:
-        """Accept the folder or refuse it: a store to append to, an interrupted run, or nothing of ours."""
-        problem = ""
-        if (self.path / "manifest.json").exists():
-            if self.append:
-                self.base = read_manifest(self.path)
-                publish.check_quarantine(self.path, self.base)
-                dims = {name: layer.dim for name, layer in self.base.layers.items()}
-                if dims != self.dims:
-                    problem = f"holds layers {_named(dims)}, expected {_named(self.dims)}. Name another folder"
-            else:
-                problem = "already holds a store. Name another folder with --store, or remove this one first"
-        elif (begun := journal.job_of(self.path)) is not None and begun.get("layers") != self.dims:
-            problem = "holds an interrupted ingest or import of something else. Finish that one, or remove the folder"
-        elif not (self.path / journal.NAME).exists():
-            names = [*(f"{name}.npy" for name in (*self.dims, IDS)), publish.QUARANTINE]
-            taken = [name for name in names if (self.path / name).exists()]
-            if taken:
-                problem = f"holds {taken[0]}, which no ingest began. Name another folder with --store"
-        if problem:
-            raise StoreError(f"{self.path}: {problem}.")
-        self.rows = self.base.rows if self.base else 0
-
-    @property
-    def header_bytes(self) -> int:
-        """Length of the header of every row file."""
-        return self.base.header_bytes if self.base else npy.PAGE
-
-    def _row_bytes(self, name: str) -> int:
-        return 8 if name == IDS else self.dims[name] * 4
-
-    def _open(self) -> None:
-        for name in self.dims:
-            file = self.path / f"{name}.npy"
-            self._files[name] = RowsFile(file if self.base else part_of(file), create=self.base is None)
-        ids = self._files[IDS] = RowsFile(part_of(self.path / f"{IDS}.npy"), create=True)
-        if self.base:
-            ids.write(memoryview((self.path / f"{IDS}.npy").read_bytes()), 0)
 
     def _find(self) -> None:
         """Read every block of the journal against its checksums: what matches need not be written again."""
@@ -167,17 +89,9 @@ class StoreWriter:
     def _intact(self, line: Mapping[str, Any]) -> Written | None:
         try:
             found = Written(start=line["start"], rows=line["rows"], sums=dict(line["sums"]), refused=line["refused"])
-            good = found.sums.keys() == self._files.keys() and found.start >= 0 and found.rows >= 0
-            return found if good and all(self._is_there(found, name) for name in found.sums) else None
+            return found if self._arrays.has(found) else None
         except (KeyError, TypeError, ValueError):  # a line of another program, its checksum right
             return None
-
-    def _is_there(self, block: Written, name: str) -> bool:
-        size = self._row_bytes(name)
-        offset, length = self.header_bytes + block.start * size, block.rows * size
-        if offset + length > self._files[name].path.stat().st_size:  # before memory is taken
-            return False
-        return digest(self._files[name].read(length, offset)) == block.sums[name]
 
     def reserve(self, rows: int) -> Place:
         """Take the next `rows` rows. Call in the order of the rows."""
@@ -220,11 +134,7 @@ class StoreWriter:
 
         key: the name under which `found` has the block when the job is interrupted, with what was refused beside it.
         """
-        sums: dict[str, str] = {}
-        for name, rows in [*layers.items(), (IDS, np.asarray(photo_ids, "<i8"))]:
-            data = np.ascontiguousarray(rows).data.cast("B")
-            sums[name] = digest(data)
-            self._files[name].write(data, self.header_bytes + place.start * self._row_bytes(name))
+        sums = self._arrays.write(place.start, photo_ids, layers)
         self._blocks[place.block] = Written(start=place.start, rows=len(photo_ids), sums=sums)
         if key:
             line = {"key": key, "start": place.start, "rows": len(photo_ids), "sums": sums, "refused": list(refused)}
@@ -237,12 +147,11 @@ class StoreWriter:
 
     def ids(self) -> npt.NDArray[np.int64]:
         """The ids (rows,) of all rows so far, written ones and those that were there before."""
-        return np.frombuffer(self._files[IDS].read(self.rows * 8, self.header_bytes), "<i8").astype(np.int64)
+        return self._arrays.ids(self.rows)
 
     def row(self, layer: str, number: int) -> npt.NDArray[np.float32]:
         """One row (dim,) that was written or was there before."""
-        size = self._row_bytes(layer)
-        return np.frombuffer(self._files[layer].read(size, self.header_bytes + number * size), "<f4")
+        return self._arrays.row(layer, number)
 
     def quarantine(self, line: bytes) -> None:
         """Add one JSON line to `quarantine.jsonl`."""
@@ -264,12 +173,11 @@ class StoreWriter:
 
         distances: (q, k) as they were given, or None. metric: cosine, ip or l2.
         """
-        arrays: dict[str, npt.NDArray[Any]] = {"queries": np.asarray(queries, "<f4")}
-        arrays["neighbors"] = np.asarray(neighbors, "<i8")
+        arrays: dict[str, Any] = {"queries": np.asarray(queries, "<f4"), "neighbors": np.asarray(neighbors, "<i8")}
         if distances is not None:
             arrays["distances"] = np.asarray(distances, "<f4")
         with disk_errors(self.path):
-            self._query_sets[layer] = publish.query_set(self.path, layer, arrays, metric, self.header_bytes)
+            self._query_sets[layer] = publish.query_set(self.path, layer, arrays, metric, self._arrays.header_bytes)
 
     def sort(self) -> None:
         """Put the rows of a new store in ascending order of photo id, if they are not: one more copy of them all."""
@@ -277,13 +185,8 @@ class StoreWriter:
         if self.base or (np.diff(ids) > 0).all():
             return
         with disk_errors(self.path):
-            files = {name: (self._files[name], self._row_bytes(name)) for name in (*self.dims, IDS)}
-            blocks = sorted_copy(self.path, files, ids, self.header_bytes, self._progress)
-        self._blocks = [Written(start=start, rows=rows, sums=sums) for start, rows, sums in blocks]
-        for name in self._files:
-            self._files[name].close()
-            self._files[name] = RowsFile(self.path / f"{name}.sorted.part", create=False)
-        self._sorted = tuple(self._files)
+            self._blocks = [*self._arrays.sort(ids, self._progress)]
+        self._sorted = True
 
     def finish(self, sources: Sequence[str]) -> Manifest:
         """Flush everything and make it valid in one step. With nothing new, a store that was there stays as it is."""
@@ -296,12 +199,7 @@ class StoreWriter:
                 self._discarded = True
                 return self.base
             manifest = self._manifest(blocks, lines, sources)
-            for name, file in self._files.items():
-                if name == IDS or not self.base:
-                    shape = (self.rows,) if name == IDS else (self.rows, self.dims[name])
-                    file.write(memoryview(npy.header(shape, "<i8" if name == IDS else "<f4", self.header_bytes)), 0)
-                    file.cut(self.header_bytes + self.rows * self._row_bytes(name))
-                file.sync()
+            self._arrays.complete(self.rows)
             publish.write_part(self.path / publish.QUARANTINE, b"".join(lines))
             publish.write_part(self.path / "manifest.json", document_bytes(manifest.model_dump(mode="json")))
             steps = publish.steps(manifest, self._query_sets, grown=self.base is not None, in_order=not self._sorted)
@@ -327,7 +225,7 @@ class StoreWriter:
             sources=list(dict.fromkeys([*(base.sources if base else ()), *sources])),
             quarantined=len(lines),
             quarantine_xxh3=digest(b"".join(lines)),
-            header_bytes=4096 if self.header_bytes == npy.PAGE else 128,
+            header_bytes=4096 if self._arrays.header_bytes == npy.PAGE else 128,
             state=state,
             removed=base.removed if base else None,
             query_sets={**(base.query_sets if base else {}), **sets},
@@ -340,29 +238,12 @@ class StoreWriter:
         given_up = not self._done and (self._discarded or not (self._keyed or self.found))
         if given_up and not (self.path / commit.NAME).exists():
             self._clean()
-            if not self.base:
-                (self.path / LOCK).unlink(missing_ok=True)
-            if self._new_folder:
-                with suppress(OSError):
-                    self.path.rmdir()
-        self._close()
-        os.close(self._lock)
+            self._claim.leave_nothing()
+        self._taken.close()
 
     def _clean(self) -> None:
         """Remove what was begun, and leave the store that was there as it was."""
-        for name, dim in self.dims.items():
-            if self.base:
-                self._files[name].cut(self.header_bytes + self.base.rows * dim * 4)
+        self._arrays.cut_back()
         for part in publish.leftovers(self.path, self.dims):
             part.unlink(missing_ok=True)
         (self.path / journal.NAME).unlink(missing_ok=True)
-
-    def _close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-        self._journal.close()
-
-
-def _named(dims: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({dim})" for name, dim in dims.items())

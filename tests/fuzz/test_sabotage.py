@@ -11,8 +11,8 @@ import pytest
 from engine.store import dat, manifest, npy
 from engine.store.archives import headers, members
 from engine.store.archives import zip as zips
+from engine.store.arrays import Arrays
 from engine.store.formats import bins
-from engine.store.writer import StoreWriter
 from tests.fuzz.__main__ import scratch
 from tests.fuzz.choices import Choices
 from tests.fuzz.targets import TARGETS
@@ -45,7 +45,7 @@ SABOTAGE: dict[str, tuple[Any, str, Any]] = {
     "manifest": (manifest, "document_bytes", lambda document: AnyBytes()),
     "npy": (npy, "check_file", lambda *_, **__: None),
     "commit": (manifest, "document_bytes", lambda document: AnyBytes()),
-    "journal": (StoreWriter, "_is_there", lambda writer, block, name: len(str(block.sums[name])) == 16),
+    "journal": (Arrays, "_is_there", lambda arrays, block, name: len(str(block.sums[name])) == 16),
     "formats": (bins, "check_length", lambda *_: None),
 }
 
