@@ -1,6 +1,6 @@
 """What every set of kernels offers: the shapes, the meaning, and the constants they share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -92,11 +92,11 @@ class Kernels(Protocol):
     def project(self, rows: F32, axes: F32, *, unit: bool) -> F32:
         """Rows (n, D) onto axes (D, d), (n, d) float32; see `kernels.dense.project`."""
 
-    def moments(self, rows: F32, *, unit: bool) -> tuple[F64, F32]:
-        """Sum (D,) and second moment (D, D) of rows (n, D); see `kernels.dense.moments`."""
+    def principal_axes(self, blocks: Iterable[F32], count: int, *, unit: bool) -> tuple[F32, F32, float]:
+        """The leading principal axes of rows that come in blocks; see `kernels.reference.principal_axes`."""
 
     def top_axes(self, covariance: F64, count: int) -> tuple[F32, F32]:
-        """The `count` leading eigenvectors (D, count) of a symmetric matrix (D, D), and their eigenvalues."""
+        """The `count` leading eigenvectors (D, count) of a symmetric matrix (D, D), and their eigenvalues (count,)."""
 
     def nearest(self, queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
         """The best k rows of a block for each query, unordered; see `kernels.dense.nearest`."""

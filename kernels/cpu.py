@@ -1,12 +1,13 @@
 """The kernels in Numba: no Python object per row, the GIL released, all cores through threads."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from kernels import contract, dense
+from kernels import contract, dense, principal
 from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Metric
 from kernels.cpu_rerank import cascade, rerank
 from kernels.reference import fix_signs, host_buffer, resident
@@ -222,13 +223,22 @@ def project(rows: F32, axes: F32, *, unit: bool) -> F32:
     return out
 
 
-def moments(rows: F32, *, unit: bool) -> tuple[F64, F32]:
-    """Sum and second moment of rows; see `kernels.dense.moments`."""
-    return dense.moments(np, normalize(rows) if unit else np.asarray(rows), unit=False)
+def principal_axes(blocks: Iterable[F32], count: int, *, unit: bool) -> tuple[F32, F32, float]:
+    """The leading principal axes of rows in blocks; see `kernels.reference.principal_axes`."""
+    from scipy.linalg.blas import ssyrk  # a quarter of a second to import, and only builds need it
+
+    def add(square: F32, rows: F32) -> F32:  # half the products, those above the diagonal
+        total: F32 = ssyrk(1.0, rows.T, beta=1.0, c=square, overwrite_c=True)
+        return total
+
+    matrix, _ = principal.covariance(np, (normalize(rows) if unit else np.asarray(rows) for rows in blocks), add)
+    above = np.triu(matrix)
+    matrix = above + np.triu(above, 1).T
+    return *top_axes(matrix, count), float(matrix.diagonal().sum(dtype=np.float64))
 
 
-def top_axes(covariance: F64, count: int) -> tuple[F32, F32]:
-    """The leading eigenvectors and eigenvalues; see `kernels.reference.top_axes`.
+def top_axes(covariance: F64 | F32, count: int) -> tuple[F32, F32]:
+    """The leading eigenvectors and eigenvalues; see `kernels.reference.principal_axes`.
 
     In float32, and only the ones asked for: for 256 of 4,096 that is many times faster than all in float64, and
     the axes need only span the right space.
@@ -238,8 +248,11 @@ def top_axes(covariance: F64, count: int) -> tuple[F32, F32]:
     d = len(covariance)
     scale = np.abs(covariance).max() or 1.0  # keeps the squares of extreme features inside float32
     matrix = np.ascontiguousarray(covariance / scale, np.float32)
-    values, vectors = eigh(matrix, subset_by_index=[d - count, d - 1], overwrite_a=True, check_finite=False)
-    return fix_signs(vectors[:, ::-1]).astype(np.float32), (values[::-1] * scale).astype(np.float32)
+    found = principal.leading(np, matrix, count)
+    if found is None:
+        values, vectors = eigh(matrix, subset_by_index=[d - count, d - 1], overwrite_a=True, check_finite=False)
+        found = vectors[:, ::-1], values[::-1]
+    return fix_signs(found[0]).astype(np.float32), (found[1] * scale).astype(np.float32)
 
 
 def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
@@ -273,10 +286,10 @@ __all__ = [
     "cascade",
     "decode",
     "host_buffer",
-    "moments",
     "nearest",
     "non_finite",
     "normalize",
+    "principal_axes",
     "project",
     "quantize",
     "rerank",

@@ -7,7 +7,7 @@ follows a product live in `kernels.dense`, which is tested without a GPU; the tw
 import importlib.resources
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, wraps
 from typing import Any, TypeVar, cast
 
@@ -253,10 +253,10 @@ def project(rows: F32, axes: F32, *, unit: bool) -> F32:
 
 
 @_on_gpu
-def moments(rows: F32, *, unit: bool) -> tuple[F64, F32]:
-    """Sum and second moment of rows; see `kernels.dense.moments`."""
-    total, square = dense.moments(cupy, _rows(rows), unit=unit)
-    return _host(total), _host(square)
+def principal_axes(blocks: Iterable[F32], count: int, *, unit: bool) -> tuple[F32, F32, float]:
+    """The leading principal axes of rows in blocks, each uploaded once; see `kernels.reference.principal_axes`."""
+    axes, variances, trace = dense.principal_axes(cupy, map(_rows, blocks), count, unit=unit)
+    return _host(axes), _host(variances), trace
 
 
 @_on_gpu

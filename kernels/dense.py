@@ -3,9 +3,11 @@
 `xp` is the array module, numpy or cupy; arrays go in and come out as that module's.
 """
 
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
+from kernels import principal
 from kernels.contract import CodeKind, Codes, Metric
 
 
@@ -31,11 +33,16 @@ def project(xp: ModuleType, rows: Any, axes: Any, *, unit: bool) -> Any:
     return normalize(xp, normalize(xp, rows) @ axes)
 
 
-def moments(xp: ModuleType, rows: Any, *, unit: bool) -> tuple[Any, Any]:
-    """Sum (D,) and second moment (D, D) of rows (n, D), of their directions with `unit`; float32 products."""
-    if unit:
-        rows = normalize(xp, rows)
-    return rows.sum(axis=0, dtype=xp.float64), rows.T @ rows
+def principal_axes(xp: ModuleType, blocks: Iterable[Any], count: int, *, unit: bool) -> tuple[Any, Any, float]:
+    """Axes (D, count), variances (count,) and the sum of all variances of rows in blocks; of directions with `unit`."""
+
+    def add(square: Any, rows: Any) -> Any:
+        square += rows.T @ rows
+        return square
+
+    matrix, _ = principal.covariance(xp, (normalize(xp, rows) if unit else rows for rows in blocks), add)
+    found, variances = top_axes(xp, matrix, count)
+    return found, variances, float(matrix.diagonal().sum(dtype=xp.float64))
 
 
 def nearest(xp: ModuleType, queries: Any, rows: Any, metric: Metric, k: int) -> tuple[Any, Any]:
@@ -97,15 +104,20 @@ def pack(values: Any) -> Any:
     return packed
 
 
-def top_axes(xp: ModuleType, covariance: Any, count: int) -> tuple[Any, Any]:
-    """The `count` leading eigenvectors (D, count) and eigenvalues (count,) of a symmetric (D, D) float64 matrix.
+def top_axes(xp: ModuleType, matrix: Any, count: int) -> tuple[Any, Any]:
+    """The `count` leading eigenvectors (D, count) and eigenvalues (count,) of a symmetric (D, D) matrix.
 
     float32, largest first; the entry of largest magnitude of each axis is positive.
     """
-    values, vectors = xp.linalg.eigh(covariance)
-    axes = vectors[:, ::-1][:, :count]
-    largest = xp.take_along_axis(axes, xp.abs(axes).argmax(axis=0)[None], axis=0)
-    return (axes * xp.where(largest < 0, -1.0, 1.0)).astype(xp.float32), values[::-1][:count].astype(xp.float32)
+    size = xp.abs(matrix).max()  # keeps the squares of extreme features inside float32
+    size = xp.where(size > 0, size, 1).astype(xp.float64)
+    some = principal.leading(xp, (matrix / size).astype(xp.float32), count)
+    if some is None:
+        values, vectors = xp.linalg.eigh((matrix / size).astype(xp.float64))
+        some = vectors[:, ::-1][:, :count], values[::-1][:count]
+    vectors, values = some
+    largest = xp.take_along_axis(vectors, xp.abs(vectors).argmax(axis=0)[None], axis=0)
+    return (vectors * xp.where(largest < 0, -1.0, 1.0)).astype(xp.float32), (values * size).astype(xp.float32)
 
 
 def scaled(xp: ModuleType, queries: Any) -> tuple[Any, Any]:

@@ -138,19 +138,16 @@ _Axes = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], float]
 
 def _by_covariance(sample: _Sample, reduced: int, kernels: Kernels, progress: Progress) -> _Axes:
     """Leading axes (dim, reduced), their variances (reduced,), and the sum of all variances."""
-    dim, rows = sample.dim, len(sample)
-    total, square, seen = np.zeros(dim), np.zeros((dim, dim)), 0
-    for block in sample.blocks():
-        block_sum, block_square = kernels.moments(block, unit=sample.unit)
-        total += block_sum
-        square += block_square
-        seen += len(block)
-        progress("covariance", seen, rows)
-    mean = total / seen
-    covariance = square / seen - np.outer(mean, mean)
-    progress("axes", 0, 0)
-    axes, variances = kernels.top_axes(covariance, reduced)
-    return axes, variances, float(np.trace(covariance))
+
+    def read() -> Iterator[npt.NDArray[np.float32]]:
+        seen = 0
+        for block in sample.blocks():
+            yield block
+            seen += len(block)
+            progress("covariance", seen, len(sample))
+        progress("axes", 0, 0)
+
+    return kernels.principal_axes(read(), reduced, unit=sample.unit)
 
 
 def _by_iteration(sample: _Sample, reduced: int, kernels: Kernels, progress: Progress) -> _Axes:

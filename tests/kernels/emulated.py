@@ -141,7 +141,10 @@ class Cupy(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__("cupy")
-        self.linalg = types.SimpleNamespace(eigh=lambda a: on_device(tuple(np.linalg.eigh(a.view(np.ndarray)))))
+        self.linalg = types.SimpleNamespace(
+            eigh=lambda a: on_device(tuple(np.linalg.eigh(a.view(np.ndarray)))),
+            qr=lambda a: on_device(tuple(np.linalg.qr(a.view(np.ndarray)))),
+        )
         self.cuda = types.SimpleNamespace(
             Device=contextlib.nullcontext,
             Stream=Stream,
