@@ -26,10 +26,9 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks.child import mirsearch, run
-from benchmarks.held_out import fresh
 from benchmarks.ingest import sample
 from benchmarks.machine import table, write_result
-from benchmarks.search import QUERIES, TARGETS, K
+from benchmarks.search import QUERIES, TARGETS, K, following
 from benchmarks.searching import CPU, Searching
 from engine.index.exact import exact_search
 from engine.index.spec import IndexSpec
@@ -213,7 +212,7 @@ def main() -> None:
     trial = Trial(options.dir, options.photos)
     files = {layer: options.dir / f"queries-{layer}-{options.photos}.npy" for layer in options.layers}
     for layer, file in files.items():
-        np.save(file, fresh(options.photos, layer))
+        np.save(file, following(options.photos, layer))
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds}", flush=True)
         trial.estimate()

@@ -3,15 +3,14 @@
 from pathlib import Path
 
 from benchmarks.ingest import sample
-from benchmarks.peers import CPU, F32
-from benchmarks.search import QUERIES, collection
+from benchmarks.peer_task import CPU, F32
+from benchmarks.search import collection, following
 from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec
 from engine.store.dat import PHOTOS_PER_FOLDER
 from engine.store.ingest import ingest
 from engine.store.store import Store
-from engine.store.synth import features
 from kernels import Metric
 
 
@@ -22,13 +21,7 @@ def held_out(folder: Path, photos: int, layer: str) -> tuple[Store, F32]:
     store = folder / f"store-{photos}"
     if not (store / "manifest.json").exists():
         ingest([sample(folder, photos) / "features"], store, device=CPU)
-    return Store.open(store), fresh(photos, layer)
-
-
-def fresh(photos: int, layer: str) -> F32:
-    """The layer of the 1,000 photos that follow so many in the sample collection, (1000, dim)."""
-    fc7, fc8 = features(photos, QUERIES, seed=0)
-    return {"fc7": fc7, "fc8": fc8}[layer]
+    return Store.open(store), following(photos, layer)
 
 
 def index_of(store: Store, layer: str, metric: Metric) -> Index:

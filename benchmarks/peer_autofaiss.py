@@ -19,7 +19,7 @@ from engine.index import ivfpq
 from kernels.device import cpu_threads
 
 if TYPE_CHECKING:
-    from benchmarks.peers import F32, I64, Task
+    from benchmarks.peer_task import F32, I64, Task
 
 PYTHON = "AUTOFAISS_PYTHON"
 # Beside the point that autofaiss chooses: the same index from quick to thorough.

@@ -10,7 +10,8 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.peers import PEERS, Task
+from benchmarks.peer_task import Task
+from benchmarks.peers import PEERS
 from engine.store.store import Store
 
 

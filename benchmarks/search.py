@@ -27,12 +27,15 @@ import numpy as np
 from benchmarks.ingest import sample
 from benchmarks.machine import RESULTS, table, write_result
 from benchmarks.peer_autofaiss import PYTHON, Autofaiss
-from benchmarks.peers import CPU, F32, I64, PEERS, Peer, Rival, Task
+from benchmarks.peer_ours import Rival
+from benchmarks.peer_task import CPU, F32, I64, Peer, Task
+from benchmarks.peers import PEERS
 from engine.index.exact import exact_search
 from engine.jobs.import_vectors import ImportSpec, import_vectors
-from engine.store.dat import PHOTOS_PER_FOLDER, examine, relative_path
+from engine.store.dat import PHOTOS_PER_FOLDER
 from engine.store.ingest import ingest
 from engine.store.store import Store
+from engine.store.synth import features
 from kernels import Codes, load
 
 K, QUERIES, SINGLES = 10, 1_000, 300
@@ -58,15 +61,19 @@ class Point:
 
 
 def collection(folder: Path, photos: int, layer: str) -> tuple[Store, F32]:
-    """A store of so many photos, and the layer of 1,000 others as queries."""
+    """A store of so many photos of the sample collection, and the layer of the 1,000 that follow as queries."""
     if photos % PHOTOS_PER_FOLDER:
         raise SystemExit(f"--photos {photos}: expected a multiple of {PHOTOS_PER_FOLDER:,}")
-    features = sample(folder, photos + QUERIES) / "features"
     store = folder / f"store-{photos}"
     if not (store / "manifest.json").exists():
-        ingest([features / str(number) for number in range(photos // PHOTOS_PER_FOLDER)], store, device=CPU)
-    queries = [_layer(features / relative_path(number), layer) for number in range(photos, photos + QUERIES)]
-    return Store.open(store), np.array(queries)
+        ingest([sample(folder, photos) / "features"], store, device=CPU)
+    return Store.open(store), following(photos, layer)
+
+
+def following(photos: int, layer: str) -> F32:
+    """The layer of the 1,000 photos that follow so many in the sample collection, (1000, dim)."""
+    fc7, fc8 = features(photos, QUERIES, seed=0)
+    return {"fc7": fc7, "fc8": fc8}[layer]
 
 
 def public(folder: Path, file: Path) -> tuple[Store, F32]:
@@ -79,13 +86,6 @@ def public(folder: Path, file: Path) -> tuple[Store, F32]:
     if given is None:
         raise SystemExit(f"{file}: has no queries (a dataset `test`)")
     return opened, np.asarray(given.queries[:QUERIES], np.float32)
-
-
-def _layer(file: Path, layer: str) -> F32:
-    reason, record = examine(file)
-    if record is None:
-        raise SystemExit(f"{file}: {reason}")
-    return np.array(record[layer])
 
 
 def build(task: Task, name: str) -> dict[str, float]:
@@ -242,6 +242,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=[name for name in PEERS if name != "autofaiss"], choices=PEERS)
     parser.add_argument("--autofaiss", metavar="PYTHON", help="that has autofaiss (see peer_autofaiss.py); joins it")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--suffix", default="", help="of the result's name, where memory holds not all peers at once")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
     if options.set:
@@ -267,7 +268,7 @@ def main() -> None:
             )
     recall = Recall(task, queries)
     points = measure(peers, queries, recall, options.rounds)
-    name = f"search-{what}-{options.metric}-{len(store)}"
+    name = f"search-{what}-{options.metric}-{len(store)}{options.suffix}"
     RESULTS.mkdir(exist_ok=True)
     title = f"{what}, {options.metric}, {len(store):,} {'rows' if options.set else 'photos'}, k = {K}"
     draw(points, title, RESULTS / f"{name}.png")

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import CPU, F32
+from benchmarks.peer_task import CPU, F32
 from kernels import load
 
 QUERIES, K = 1_000, 100
