@@ -5,7 +5,7 @@ EngineError                     caught once, in the command line: one line, exit
 ├── StoreError                  a store is absent, unfinished, damaged or of another version
 ├── IndexUnusableError          an index is absent, damaged, stale or cannot run on this device
 ├── DeviceError                 the requested device cannot be used
-├── DiskFullError               there is no room for what is to be written
+├── DiskFullError               there is no room for what is to be written, or a file may not grow as large
 └── DependencyError             a package is missing; the text holds the line that installs it
 
 Each text says where, what is, what was expected, and what to do.
@@ -33,7 +33,7 @@ class DeviceError(EngineError):
 
 
 class DiskFullError(EngineError):
-    """There is no room for what is to be written."""
+    """There is no room for what is to be written, or a file may not grow as large."""
 
 
 class DependencyError(EngineError, ImportError):

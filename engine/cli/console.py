@@ -54,6 +54,9 @@ class Output:
         return getattr(self._file, name)
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextmanager
 def _output_errors() -> Iterator[None]:
     try:
@@ -61,8 +64,8 @@ def _output_errors() -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        what = f"{'the disk is full' if full else 'cannot be written'} ({error.strerror})"
+        full = {errno.EFBIG: "the file may not grow (`ulimit -f`)"} | dict.fromkeys(_FULL, "the disk is full")
+        what = f"{full.get(error.errno or 0, 'cannot be written')} ({error.strerror})"
         raise OutputError(f"standard output: {what}. Lead it elsewhere, or make room.") from error
 
 

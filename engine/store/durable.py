@@ -63,16 +63,26 @@ def exchange(first: Path, second: Path) -> bool:
     return bool(function(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0)
 
 
+def no_room(error: OSError) -> str | None:
+    """What is full, and what to do, where there is no room for what is to be written; None for another error."""
+    if error.errno == errno.EFBIG:
+        return (
+            f"a file has reached the largest size that this process, or this disk, lets it have ({error.strerror}). "
+            "`ulimit -f unlimited`, where the shell may, lifts its limit; then run the same command again."
+        )
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.strerror}). Make room and run the same command again."
+    return None
+
+
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Say a full disk, a quota, a missing permission or an impossible path in one line."""
+    """Say a full disk, a quota, a limit of a file's size, a missing permission or an impossible path in one line."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFullError(
-                f"{folder}: the disk is full ({error.strerror}). Make room and run the same command again."
-            ) from error
+        if reason := no_room(error):
+            raise DiskFullError(f"{folder}: {reason}") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             message = f"{error.filename or folder}: cannot be written ({error.strerror}). Choose a folder of yours."
         elif error.errno in (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):

@@ -114,8 +114,8 @@ def small_files(size: int) -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["import", "v.npy", "--store", "s", "--layer", "v"], "s: the disk is full"),
-        (["import", "v.npy", "--store", "there", "--layer", "v", "--append"], "there: the disk is full"),
+        (["import", "v.npy", "--store", "s", "--layer", "v"], "s: a file has reached the largest size"),
+        (["import", "v.npy", "--store", "there", "--layer", "v", "--append"], "there: a file has reached the largest size"),
         (["export", "there", "--out", "v.hdf5", "--queries", "5"], "v.hdf5: the disk is full"),
         (["export", "there", "--out", "v.parquet"], "v.parquet: the disk is full"),
         (["export", "there", "--out", "v.fvecs"], "v.fvecs: the disk is full"),

@@ -307,7 +307,7 @@ def test_a_full_disk_is_said_and_the_ingest_continues_when_there_is_room(tmp_pat
     lines = out.splitlines()
     assert len(lines) == len(limits)
     for line in lines:
-        assert line.startswith(f"{tmp_path / 'store'}: the disk is full ("), line
+        assert line.startswith(f"{tmp_path / 'store'}: a file has reached the largest size "), line
         assert line.endswith("|False"), line
     needed = [re.search(r"It continues where it was and needs ([0-9.]+) MB more\.\|", line) for line in lines]
     assert [float(found[1]) for found in needed if found] == sorted(
@@ -332,7 +332,7 @@ def test_a_full_disk_leaves_the_store_that_was_there(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16_384 * 150, hard))
     try:
-        with pytest.raises(EngineError, match="the disk is full"):
+        with pytest.raises(EngineError, match="a file has reached the largest size"):
             ingest([tmp_path / "in"], tmp_path / "store", device=CPU)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
