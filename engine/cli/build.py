@@ -44,12 +44,14 @@ def build(
     training_rows: Annotated[int | None, typer.Option("--training-rows", help="Rows to learn from.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Same seed and device, same answers.")] = 0,
     name: NameOption = None,
-    force: Annotated[bool, typer.Option("--force", help="Build even if the same index is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Build even if such an index is there.")] = False,
     update: Annotated[bool, typer.Option("--update", help="Let appended photos join the index that is there.")] = False,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
 ) -> None:
     """Build an index over one layer or all of them. What is not given is chosen from the number of rows.
+
+    An index that covers the store is kept, if it has what is given.
 
     Example: `mirsearch build store --layer fc7 --metric cosine`
     """
@@ -61,6 +63,12 @@ def build(
         _refuse_what_update_keeps(context)
         _update(store, layer, name, device, json_)
         return
+    options = {
+        "metric": metric, "reduced": reduced, "lists": lists, "pq_m": pq_m, "bits": bits, "refine": refine,
+        "rows_per_shard": rows_per_shard, "training_rows": training_rows, "seed": seed,
+    }  # fmt: skip
+    wanted = {_IN_SPEC.get(each, each): value for each, value in options.items() if _given(context, each)}
+    spec = make_spec(IndexSpec, layer=layer, **wanted)
     settled = settle(device)
     opened = Store.open(store)
     layers = sorted(opened.layers) if layer == "all" else [layer]
@@ -69,12 +77,9 @@ def build(
     reports, untuned = [], []
     for each in layers:
         tuned = _tuned(store / "indices" / (name or each))
-        spec = make_spec(
-            IndexSpec, layer=each, metric=metric, reduced=reduced, lists=lists, pq_m=pq_m, pq_bits=bits, refine=refine,
-            rows_per_shard=rows_per_shard, training_rows=training_rows, seed=seed,
-        )  # fmt: skip
+        one = spec.model_copy(update={"layer": each})
         with Reporter() as progress:
-            reports.append(build_index(opened, spec, device=settled, name=name, force=force, progress=progress))
+            reports.append(build_index(opened, one, device=settled, name=name, force=force, progress=progress))
         if tuned and not reports[-1].reused:
             untuned.append(each)
         if not json_:
@@ -104,10 +109,18 @@ def _tuned(folder: Path) -> bool:
 KEPT = ("metric", "reduced", "lists", "pq_m", "bits", "refine", "rows_per_shard", "training_rows", "seed", "force")
 
 
+_IN_SPEC = {"bits": "pq_bits"}  # options that are called otherwise in an IndexSpec
+
+
+def _given(context: typer.Context, option: str) -> bool:
+    """Whether an option stands in the command line: its default says nothing about an index that is there."""
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _refuse_what_update_keeps(context: typer.Context) -> None:
     for option in KEPT:
-        source = context.get_parameter_source(option)
-        if source is not None and source.name == "COMMANDLINE":
+        if _given(context, option):
             raise InputError(
                 f"--{option.replace('_', '-')}: --update keeps the index as it was built. Leave one of the two out."
             )
@@ -206,7 +219,7 @@ def _default(manifest: "IndexManifest") -> str:
 
 def _say(report: "BuildReport", device: tuple[str, object], *, untuned: bool) -> None:
     total = report.bytes_per_photo * report.manifest.rows
-    did = "is there already (--force builds it again)" if report.reused else f"built in {report.seconds:.1f} s"
+    did = "is up to date (--force builds it anew)" if report.reused else f"built in {report.seconds:.1f} s"
     say_facts(
         f"Index {report.path.name} over {report.manifest.rows:,} photos {did}",
         [

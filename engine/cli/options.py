@@ -32,16 +32,31 @@ ImagesOption = Annotated[
 _Spec = TypeVar("_Spec")
 
 
+_CALLED = {"k": "-k", "pq_bits": "--bits"}  # options whose names are not those of the values that they give
+
+
+def wrong_usage(option: str, problem: str) -> typer.BadParameter:
+    """What to raise for a value that its option cannot have, whatever the store: Typer's own error, exit code 2.
+
+    option: the name of the parameter.
+    """
+    return typer.BadParameter(problem, param_hint=_CALLED.get(option, "--" + option.replace("_", "-")))
+
+
 def make_spec(kind: Callable[..., _Spec], **values: object) -> _Spec:
-    """A specification (a pydantic model) from options; InputError in one line for the first value that does not fit."""
+    """A specification (a pydantic model) from options.
+
+    Wrong usage names the first value that cannot be; InputError says which do not go together.
+    """
     from pydantic import ValidationError
 
     try:
         return kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-") + ": " if first["loc"] else ""
-        raise InputError(f"{option}{first['msg'].removeprefix('Value error, ')}") from None
+        if first["loc"]:
+            raise wrong_usage(str(first["loc"][0]), first["msg"].removeprefix("Value error, ")) from None
+        raise InputError(first["msg"].removeprefix("Value error, ")) from None
 
 
 def refuse_empty_words(words: Sequence[str], arguments: Sequence[str]) -> None:
@@ -101,11 +116,11 @@ def several_layers(store: Path, layer: str | None, name: str | None, weights: st
 
 
 def parse_weights(text: str) -> list[float]:
-    """The numbers of `0.7,0.3`."""
+    """The numbers of `0.7,0.3`; wrong usage where they are none."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"--weights {text!r}: expected numbers such as 0.7,0.3") from None
+        raise wrong_usage("weights", f"{text!r}: expected numbers such as 0.7,0.3") from None
 
 
 def known_layer(store: Path, layer: str | None) -> str:

@@ -19,6 +19,7 @@ from engine.cli.options import (
     parse_weights,
     settle,
     several_layers,
+    wrong_usage,
 )
 from engine.errors import InputError
 from engine.words import counted
@@ -98,9 +99,7 @@ def query(
     if csv and (json_ or out):
         raise InputError("--csv beside --json or --out: choose one")
     if min_score is not None and not math.isfinite(min_score):
-        raise InputError(f"--min-score {min_score}: expected a finite number")
-    settled = settle(device, needs_faiss=not exact)
-    opened = Store.open(store)
+        raise wrong_usage("min_score", f"{min_score}: expected a finite number")
     everything = min_score is not None and k is None
     spec = make_spec(
         SearchSpec,
@@ -109,6 +108,8 @@ def query(
         rerank=rerank,
         recall=recall,
     )
+    settled = settle(device, needs_faiss=not exact)
+    opened = Store.open(store)
     among = _filter(opened, within, without)
     layers = several_layers(store, layer, name, weights)
     if layers:

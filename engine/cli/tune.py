@@ -18,6 +18,7 @@ from engine.cli.options import (
     known_layer,
     make_spec,
     settle,
+    wrong_usage,
 )
 from engine.errors import InputError
 
@@ -28,11 +29,11 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10,
 
 
 def parse_size(text: str, option: str) -> int:
-    """Bytes of `500MB`, `1.5 GiB`, `2000000`; InputError for anything else."""
+    """Bytes of `500MB`, `1.5 GiB`, `2000000`; wrong usage of the option for anything else."""
     match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?|)b?\s*", text.lower())
     count = round(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
     if count < 1:
-        raise InputError(f"{option} {text!r}: expected a size such as 500MB or 1.5GiB")
+        raise wrong_usage(option, f"{text!r}: expected a size such as 500MB or 1.5GiB")
     return count
 
 
@@ -67,7 +68,7 @@ def tune(
     from engine.jobs.tune import TuneSpec, run_tune
     from engine.store.store import Store
 
-    limit = None if memory is None else parse_size(memory, "--memory")
+    limit = None if memory is None else parse_size(memory, "memory")
     if rebuild and limit is None:
         raise InputError("--rebuild: for an index that is larger than --memory, which says how large it may be")
     spec = make_spec(

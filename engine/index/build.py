@@ -34,7 +34,7 @@ CODE_TYPES: dict[CodeKind, str] = {"uint8": "|u1", "uint4": "|u1", "float16": "<
 
 @dataclass(frozen=True, kw_only=True)
 class BuildReport:
-    """What a build did. reused: the index was there already, built from the same store to the same specification."""
+    """What a build did. reused: an index that covers the store, and is what was asked for, was there already."""
 
     path: Path
     manifest: IndexManifest
@@ -74,9 +74,9 @@ def build_index(
     """Build an index over a layer of a store, in `STORE/indices/NAME` (the layer's name unless given).
 
     Memory is bounded by the training sample and one block of rows. The index is written aside and renamed when
-    whole; one that is there keeps answering until then. Built before from the same store to the same specification,
-    it is kept, unless `force`. Removed photos teach it nothing, but their rows are in it, so that row numbers are
-    those of the store: searches leave them out.
+    whole; one that is there keeps answering until then. One that covers the store and has all that `spec` was given is
+    kept, unless `force`: what was not given is as the index has it, whatever would be chosen now. Removed photos teach
+    it nothing, but their rows are in it, so that row numbers are those of the store: searches leave them out.
     """
     started = time.perf_counter()
     data = store.layer(spec.layer)
@@ -84,15 +84,28 @@ def build_index(
         raise InputError(f"{store.path}: the store is empty, there is nothing to index")
     if not store.photos:
         raise InputError(f"{store.path}: every photo was removed, there is nothing to index")
-    spec = spec.resolved(rows=store.photos, dim=data.shape[1], device=device.kind)
-    if device.kind == "cuda" and spec.lists:
-        ivfpq.check_gpu_spec(spec)
+    asked, spec = spec, spec.resolved(rows=store.photos, dim=data.shape[1], device=device.kind)
     name = spec.layer if name is None else name
     check_name(name)
     folder = store.path / "indices" / name
     check_layer(store, spec.layer, progress=progress)
-    if not force and (existing := _same_index(folder, store, spec)):
+    if not force and (existing := _same_index(folder, store, asked, spec)):
         return BuildReport(path=folder, manifest=existing, seconds=time.perf_counter() - started, reused=True)
+    with staged(store, spec, folder, device=device, progress=progress) as part:
+        manifest = read_index_manifest(part)
+    return BuildReport(path=folder, manifest=manifest, seconds=time.perf_counter() - started)
+
+
+@contextmanager
+def staged(
+    store: Store, spec: IndexSpec, folder: Path, *, device: Device, progress: Progress = silent
+) -> Iterator[Path]:
+    """A finished index in `NAME.part` beside its place, `folder`, which it takes when the block ends without an error.
+
+    After an error it is gone, and the index before, if there is one, as it was. spec: has no None in it.
+    """
+    if device.kind == "cuda" and spec.lists:
+        ivfpq.check_gpu_spec(spec)
     part = folder.with_name(folder.name + PART)
     with disk_errors(store.path):
         folder.parent.mkdir(exist_ok=True)
@@ -100,12 +113,12 @@ def build_index(
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             try:
-                manifest = Build(store, spec, device, part, progress).run()
+                Build(store, spec, device, part, progress).run()
+                yield part
                 swap(part, folder)
             except BaseException:
                 shutil.rmtree(part, ignore_errors=True)
                 raise
-    return BuildReport(path=folder, manifest=manifest, seconds=time.perf_counter() - started)
 
 
 def check_name(name: str) -> None:
@@ -127,14 +140,15 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(handle)  # the file stays: removing a lock that another process just opened would undo it
 
 
-def _same_index(folder: Path, store: Store, spec: IndexSpec) -> IndexManifest | None:
+def _same_index(folder: Path, store: Store, asked: IndexSpec, spec: IndexSpec) -> IndexManifest | None:
+    """The index in a folder, if it covers the store, is whole and what is asked for; spec: that, resolved."""
     if not folder.exists():
         return None
     try:
         manifest = read_index_manifest(folder)
     except Exception:  # damaged or of another version: it is what this build replaces
         return None
-    if manifest.spec != spec or manifest.store_digest != store.manifest.state:
+    if manifest.store_digest != store.manifest.state or not (asked.is_met_by(manifest.spec) or manifest.spec == spec):
         return None
     try:  # all bytes of it: whoever builds again because an index is damaged must not be given the same one
         whole = all(sum_file(folder / file) == part for file, part in manifest.parts.items())

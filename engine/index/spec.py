@@ -43,6 +43,11 @@ class IndexSpec(BaseModel):
             raise ValueError(f"pq_m {self.pq_m} does not divide the {self.reduced} reduced dimensions")
         return self
 
+    def is_met_by(self, built: "IndexSpec") -> bool:
+        """Whether an index has all that was asked for here; None, and what was not given, asks for nothing."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return all(value is None or value == getattr(built, name) for name, value in given.items())
+
     def resolved(self, *, rows: int, dim: int, device: str) -> "IndexSpec":
         """The same specification with every None chosen for `rows` rows of `dim` dimensions, built on cpu or cuda.
 

@@ -14,6 +14,7 @@ from engine.index.result import SearchResult
 from engine.index.searcher import Searcher
 from engine.index.spec import SearchSpec
 from engine.jobs import graph_files
+from engine.jobs.finite import check_finite
 from engine.progress import Progress, silent
 from engine.store.durable import disk_errors
 
@@ -56,7 +57,8 @@ def neighbor_graph(
     device: cpu or cuda, which a run must not change, as scores may differ in their last bits.
 
     Blocks are collected in `OUT.part` and all get their name in one step. The same call goes on with those that are
-    there. Memory is bounded by one block. InputError where another graph was begun or is; DiskFullError.
+    there. Memory is bounded by one block. InputError where another graph was begun or is; StoreError names the photo
+    of a damaged row; DiskFullError.
     """
     started = time.perf_counter()
     store = searcher.store
@@ -125,6 +127,7 @@ def _fill(files: graph_files.GraphFiles, searcher: Searcher, spec: SearchSpec, p
 def _block(searcher: Searcher, rows: npt.NDArray[np.int64], spec: SearchSpec) -> SearchResult:
     store = searcher.store
     ids, vectors = store.photo_ids[rows], store.layer(searcher.layer)[rows]
+    check_finite(store, searcher.layer, ids, vectors)
     found = searcher.search(vectors, spec, exclude=ids)
     past = (found.photo_ids >= 0) & ~np.isfinite(found.scores)
     if past.any():

@@ -16,12 +16,13 @@ from typing import Annotated, Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.errors import IndexUnusableError, InputError
-from engine.index.build import alone, build_index
+from engine.index.build import alone, build_index, staged
 from engine.index.manifest import FORMAT_VERSION, IndexManifest, read_index_manifest, write_index_manifest
 from engine.index.search import Index
 from engine.index.sizes import total_bytes
 from engine.index.spec import MAX_REDUCED, IndexSpec
 from engine.index.tuned import Tuned, TunedPoint, best_recall, not_reached, timed
+from engine.jobs.finite import check_finite
 from engine.jobs.truth import TruthSpec, ground_truth
 from engine.jobs.tune_walk import LEVELS, Trial, Walk
 from engine.progress import Progress, silent
@@ -95,15 +96,34 @@ def run_tune(
 ) -> TuneReport:
     """Measure the index of a layer and keep in it what was found; it is built with the defaults if it is not there.
 
-    InputError for an index that compares every row, and for one that is larger than `memory` unless `rebuild`.
+    InputError for an index that compares every row, and for one that is larger than `memory` unless `rebuild`: then a
+    smaller one is built and measured beside it, and takes its place at the end. StoreError names the photo of a
+    damaged row.
     """
     folder = store.path / "indices" / (name or layer)
-    built = _settle_index(store, layer, folder, spec, device, progress)
-    index = Index.open(folder, device=device, store=store)
+    smaller = _settle_index(store, layer, folder, spec, device, progress)
+    if isinstance(smaller, IndexSpec):
+        with staged(store, smaller, folder, device=device, progress=progress) as part:
+            index = Index.open(part, device=device, store=store)
+            tuned, missed = _found(index, spec, progress)
+            manifest = _write(index, tuned)
+    else:
+        index = Index.open(folder, device=device, store=store)
+        tuned, missed = _found(index, spec, progress)
+        manifest = keep(index, tuned)
+    return TuneReport(path=folder, manifest=manifest, tuned=tuned, missed=missed, built=bool(smaller))
+
+
+def _found(index: Index, spec: TuneSpec, progress: Progress) -> tuple[Tuned, str | None]:
+    """What is measured of an index, and the line about what could not be reached, or None."""
+    store, layer, device = index.store, index.layer, index.device
     if not index.shards:
-        raise InputError(f"{folder}: has no lists, every row is compared: its recall is 1, there is nothing to tune")
+        raise InputError(
+            f"{index.path}: has no lists, every row is compared: its recall is 1, there is nothing to tune"
+        )
     truth_spec = TruthSpec(layer=layer, metric=index.manifest.spec.metric, queries=spec.queries, k=10, seed=spec.seed)
     truth = ground_truth(store, truth_spec, device=device, progress=progress)
+    check_finite(store, layer, truth.query_ids, truth.queries)
     walk = Walk(index, truth, progress)
     points = _measure(walk, spec)
     chosen, missed = _choose(points, spec)
@@ -112,7 +132,7 @@ def run_tune(
         points=points, chosen=points.index(chosen),
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
-    return TuneReport(path=folder, manifest=keep(index, tuned), tuned=tuned, missed=missed, built=built)
+    return tuned, missed
 
 
 def _measure(walk: Walk, spec: TuneSpec) -> tuple[TunedPoint, ...]:
@@ -166,12 +186,19 @@ def keep(index: Index, tuned: Tuned) -> IndexManifest:
         now = read_index_manifest(index.path)
         if (now.parts, now.store_digest) != (index.manifest.parts, index.manifest.store_digest):
             raise IndexUnusableError(f"{index.path}: was built again while it was tuned. Tune it again.")
-        write_index_manifest(index.path, now.model_copy(update={"tuned": tuned, "version": FORMAT_VERSION}))
-        return read_index_manifest(index.path)
+        return _write(index, tuned)
 
 
-def _settle_index(store: Store, layer: str, folder: Path, spec: TuneSpec, device: Device, progress: Progress) -> bool:
-    """See that there is an index which fits the memory; whether one was built."""
+def _write(index: Index, tuned: Tuned) -> IndexManifest:
+    manifest = index.manifest.model_copy(update={"tuned": tuned, "version": FORMAT_VERSION})
+    write_index_manifest(index.path, manifest)
+    return read_index_manifest(index.path)
+
+
+def _settle_index(
+    store: Store, layer: str, folder: Path, spec: TuneSpec, device: Device, progress: Progress
+) -> bool | IndexSpec:
+    """See that there is an index, and whether one was built; or the smaller one that is to take its place."""
     there = (folder / "index.json").exists()
     manifest = read_index_manifest(folder) if there else None
     if manifest and (spec.memory is None or sum(part.bytes for part in manifest.parts.values()) <= spec.memory):
@@ -186,6 +213,8 @@ def _settle_index(store: Store, layer: str, folder: Path, spec: TuneSpec, device
                 f"{_says(store, wanted, device)}. With --rebuild it takes the place of this one, with another --name "
                 "it is built beside it."
             )
+        if manifest:
+            return wanted.resolved(rows=store.photos, dim=manifest.dim, device=device.kind)
     build_index(store, wanted, device=device, name=folder.name, progress=progress)
     return True
 

@@ -67,7 +67,6 @@ def test_filter_and_least_score_hold_for_both(run: Run, collection: Path, tmp_pa
     ("words", "says"),
     [
         (["--layer", "fc7+fc8", "--weights", "1"], "expected 2, one for each of fc7+fc8"),
-        (["--layer", "fc7+fc8", "--weights", "a,b"], "--weights 'a,b': expected numbers"),
         (["--layer", "fc7+fc8", "--name", "fc7"], "--name fc7"),
         (["--layer", "fc7+fc8", "--vectors", "some.npy"], "--vectors some.npy"),
         (["--layer", "fc7+fc7"], "each once"),

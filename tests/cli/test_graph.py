@@ -34,7 +34,7 @@ def test_graph_says_what_query_says(run: Run, collection: Path, tmp_path: Path) 
 
 def test_graph_needs_k_of_at_least_one(run: Run, collection: Path, tmp_path: Path) -> None:
     result = run("graph", collection / "store", "-k", 0, "--out", tmp_path / "graph")
-    assert result.exit_code == 1 and result.stderr.startswith("mirsearch: --k")
+    assert result.exit_code == 2 and "Invalid value for -k" in result.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,6 +68,30 @@ def test_an_empty_word_is_not_the_current_folder(
     assert says in result.stderr and len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("query", "-k", 0), "Invalid value for -k: Input should be greater than or equal to 1"),
+        (("query", "--recall", 2), "--recall"),
+        (("query", "--layer", "a+b", "--weights", "a,b"), "--weights: 'a,b': expected numbers"),
+        (("graph", "--out", "g", "--probes", 0), "--probes"),
+        (("build", "--rows-per-shard", 5), "--rows-per-shard"),
+        (("build", "--bits", 5), "--bits: Input should be 4 or 8"),
+        (("build", "--metric", "far"), "--metric"),
+        (("tune", "--recall", 1.5), "--recall"),
+        (("tune", "--memory", "5XB"), "--memory: '5XB': expected a size"),
+        (("tune", "--queries", 0), "--queries"),  # this one is Typer's own
+    ],
+)
+def test_a_value_that_no_store_could_make_right_is_wrong_usage(
+    run: Run, tmp_path: Path, words: tuple[object, ...], says: str
+) -> None:
+    store = make_store(tmp_path / "s", {"a": np.ones((3, 2), np.float32), "b": np.ones((3, 2), np.float32)})
+    result = run(words[0], store.path, *(("--photo", store.photo_ids[0]) if words[0] == "query" else ()), *words[1:])
+    assert result.exit_code == 2 and result.stdout == ""
+    assert says in " ".join(result.stderr.replace("│", " ").split())
+
+
 def test_every_verb_refuses_empty_words(run: Run) -> None:
     for verb in VERBS:
         result = run(verb, "")

@@ -4,13 +4,15 @@ import json
 from collections.abc import Callable
 
 import pytest
+import typer
 from typer.testing import Result
 
 from engine.cli.tune import parse_size
-from engine.errors import InputError
 from engine.index.manifest import read_index_manifest, write_index_manifest
+from engine.index.search import Index
+from engine.index.spec import SearchSpec
 from engine.store.store import Store
-from tests.builders import clustered, make_store
+from tests.builders import CPU, clustered, make_store
 from tests.index.test_tuned import TUNED
 
 Run = Callable[..., Result]
@@ -34,7 +36,8 @@ def test_tune_builds_measures_and_query_takes_its_recall(run: Run, store: Store)
     assert missed.exit_code == 1 and "0.9999 was not reached: the best is" in missed.stderr
     bench = run("bench", store.path, "--recall", 0.9, "--queries", 20, "--repeats", 1, "--device", "cpu", "--json")
     points = {(point["probes"], point["rerank"]) for point in json.loads(bench.stdout)["points"]}
-    assert points == {(document["chosen"]["probes"], document["chosen"]["rerank"]), (None, None)}
+    settings = Index.open(store.path / "indices" / "x", device=CPU).settings(SearchSpec(recall=0.9))
+    assert points == {settings, (None, None)} and settings[1] == document["chosen"]["rerank"]
 
 
 def test_what_is_not_reached_ends_with_three_and_the_nearest_is_kept(run: Run, store: Store) -> None:
@@ -50,7 +53,7 @@ def test_build_says_what_a_tuned_index_does_and_when_that_is_lost(run: Run, stor
     assert line not in run(*words).stdout
     write_index_manifest(path, read_index_manifest(path).model_copy(update={"tuned": TUNED}))
     same = run(*words).stdout
-    assert "is there already" in same and line in same and "tune " not in same.split("Next:")[1]
+    assert "is up to date" in same and line in same and "tune " not in same.split("Next:")[1]
     assert line in run("info", store.path).stdout
     anew = run(*words, "--force").stdout
     assert line not in anew and "what was measured of the index before is dropped" in anew
@@ -66,13 +69,14 @@ def test_two_goals_are_one_too_many(run: Run, store: Store) -> None:
     ("text", "count"), [("500MB", 500_000_000), ("1.5 GiB", 3 << 29), ("2000", 2000), ("3k", 3000), ("64KiB", 1 << 16)]
 )
 def test_sizes(text: str, count: int) -> None:
-    assert parse_size(text, "--memory") == count
+    assert parse_size(text, "memory") == count
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-5MB", "0", "5 photos", "1e9", "5XB"])
 def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(InputError, match=r"--memory .*expected a size"):
-        parse_size(text, "--memory")
+    with pytest.raises(typer.BadParameter, match=r"expected a size") as error:
+        parse_size(text, "memory")
+    assert (error.value.exit_code, error.value.param_hint) == (2, "--memory")
 
 
 def test_estimate_prints_every_group_and_one_document(run: Run, store: Store) -> None:
@@ -94,4 +98,4 @@ def test_rebuild_without_a_memory_is_refused(run: Run, store: Store) -> None:
 @pytest.mark.parametrize("score", ["nan", "inf", "-inf"])
 def test_a_least_score_is_a_finite_number(run: Run, store: Store, score: str) -> None:
     result = run("query", store.path, "--photo", 1, "--min-score", score, "--device", "cpu")
-    assert result.exit_code == 1 and f"--min-score {score}: expected a finite number" in result.stderr
+    assert result.exit_code == 2 and f"--min-score: {score}: expected a finite number" in result.stderr

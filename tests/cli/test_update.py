@@ -36,6 +36,19 @@ def test_appended_photos_join_all_indices(store, run):
     assert "nothing was appended since" in " ".join(again.stdout.split())
 
 
+def test_an_updated_index_is_up_to_date_though_its_defaults_would_be_others(store, run):
+    built = read_index_manifest(store / "indices" / "fc7").spec
+    assert run("build", store, "--update", "--device", "cpu").exit_code == 0
+    again = run("build", store, "--device", "cpu")
+    assert again.exit_code == 0 and again.stdout.count("is up to date (--force builds it anew)") == 2
+    assert read_index_manifest(store / "indices" / "fc7").spec == built
+    words = ("build", store, "--layer", "fc7", "--device", "cpu", "--json")
+    for option, reused in ((("--metric", "cosine"), True), (("--lists", built.lists), True), (("--seed", 4), False),
+                           ((), True), (("--force",), False)):  # fmt: skip
+        assert json.loads(run(*words, *option).stdout)["indices"][0]["reused"] is reused, option
+    assert read_index_manifest(store / "indices" / "fc7").spec.training_rows == 1260 != built.training_rows
+
+
 def test_what_becomes_of_a_tuned_index_is_said(store, run):
     for name, rows in (("fc7", None), ("fc8", 600)):
         path = store / "indices" / name

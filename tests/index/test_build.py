@@ -190,6 +190,16 @@ def test_the_same_specification_is_not_built_twice(index_path):
     assert sorted(path.name for path in index_path.parent.iterdir() if path.is_dir()) == ["fc7"]
 
 
+def test_what_was_not_asked_for_is_as_the_index_has_it(index_path):
+    store = Store.open(index_path.parent.parent)
+    build_index(store, IndexSpec(layer="fc7", metric="l2", lists=8, refine="uint8"), device=CPU)
+    before = files_below(index_path)
+    for asked in ({}, {"metric": "l2"}, {"lists": 8, "pq_m": None}, {"refine": "uint8", "seed": 0}):
+        assert build_index(store, IndexSpec(layer="fc7", **asked), device=CPU).reused, asked
+    assert files_below(index_path) == before
+    assert not build_index(store, IndexSpec(layer="fc7", metric="cosine"), device=CPU).reused
+
+
 @pytest.mark.parametrize("name", ["index.json", *CHECKED, "sketch.npy", "refine.npy"])
 @pytest.mark.parametrize("change", ["bit", "absent", "short"])
 def test_what_is_damaged_is_built_again(index_path, name, change):
@@ -289,7 +299,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_index(index_path):
     lines = done.stdout.splitlines()
     assert len(lines) == len(limits)
     for line in lines:
-        assert "the disk is full" in line, line
+        assert "`ulimit -f unlimited`" in line, line
     assert files_below(index_path) == before
 
 

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import EngineError, InputError
+from engine.errors import EngineError, InputError, StoreError
 from engine.index import ivfpq
 from engine.index.build import build_index
 from engine.index.search import Index
@@ -202,6 +203,19 @@ def test_what_is_there_is_not_searched_again_but_read_against_its_checksum(
     again = neighbor_graph(searcher, SPEC, out, device="cpu")
     assert again.reused and again.neighbors == report.neighbors
     assert (out / "neighbors.npy").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("searcher", [through, exactly])
+def test_a_damaged_row_is_named_by_its_photo(
+    store: Store, small_blocks: None, tmp_path: Path, searcher: Callable[[Store], Searcher]
+) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(store.path, path)
+    damaged = np.load(path / "fc7.npy", mmap_mode="r+")
+    damaged[1000, 3] = np.nan
+    damaged.flush()
+    with pytest.raises(StoreError, match=rf"photo {store.photo_ids[1000]} \(row 1,000 of fc7\) holds NaN.*verify"):
+        neighbor_graph(searcher(Store.open(path)), SPEC, tmp_path / "graph", device="cpu")
 
 
 def test_another_job_is_refused_in_one_line(store: Store, small_blocks: None, tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Tuning small indices: what is chosen against what was measured, never against the clock."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from engine.errors import IndexUnusableError, InputError
+from engine.errors import IndexUnusableError, InputError, StoreError
 from engine.index.build import build_index
 from engine.index.manifest import FORMAT_VERSION, read_index_manifest, write_index_manifest
 from engine.index.search import Index
@@ -13,7 +16,7 @@ from engine.jobs.tune import TuneReport, TuneSpec, _choose, keep, run_tune, smal
 from engine.jobs.tune_walk import Walk, least_recall
 from engine.progress import silent
 from engine.store.store import Store
-from tests.builders import CPU, clustered, make_store
+from tests.builders import CPU, clustered, files_below, make_store
 from tests.index.test_tuned import TUNED, point
 
 
@@ -123,6 +126,42 @@ def test_memory_builds_an_index_that_fits(store: Store) -> None:
     assert report.manifest.spec.refine == "none"
     again = run_tune(store, "x", spec, name="small", device=CPU)
     assert not again.built
+
+
+class _Stop(BaseException):
+    pass
+
+
+def test_a_smaller_index_takes_its_place_only_when_it_was_measured(store: Store) -> None:
+    path = build_index(store, IndexSpec(layer="x"), device=CPU, name="large").path
+    write_index_manifest(path, read_index_manifest(path).model_copy(update={"tuned": TUNED}))
+    before = files_below(path)
+    spec = TuneSpec(memory=260_000, queries=50, rounds=1, recall=0.5, rebuild=True)
+
+    def stop(phase: str, done: int, total: int, *, unit: str = "", detail: str = "") -> None:
+        if phase == "timing":
+            assert (path.parent / "large.part" / "index.json").exists()
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        run_tune(store, "x", spec, name="large", device=CPU, progress=stop)
+    assert files_below(path) == before
+    report = run_tune(store, "x", spec, name="large", device=CPU)
+    assert report.built and report.path == path and report.size <= 260_000
+    assert read_index_manifest(path) == report.manifest and report.manifest.tuned == report.tuned != TUNED
+    assert Index.open(path, device=CPU, store=store).manifest == report.manifest
+    assert not [left for left in path.parent.iterdir() if left.name.startswith(("large.", ".large.part"))]
+
+
+def test_a_damaged_row_is_named_by_its_photo(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    shutil.copytree(store.path, path)
+    build_index(Store.open(path), IndexSpec(layer="x"), device=CPU, name="other")
+    damaged = np.load(path / "x.npy", mmap_mode="r+")
+    damaged[1500, 3] = np.inf
+    damaged.flush()
+    with pytest.raises(StoreError, match=rf"photo {store.photo_ids[1500]} \(row 1,500 of x\) holds NaN.*verify"):
+        run_tune(Store.open(path), "x", TuneSpec(queries=3000, rounds=1), name="other", device=CPU)
 
 
 def test_smaller_specs_get_smaller(store: Store) -> None:
