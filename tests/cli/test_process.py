@@ -115,7 +115,10 @@ def small_files(size: int) -> None:
     ("words", "says"),
     [
         (["import", "v.npy", "--store", "s", "--layer", "v"], "s: a file has reached the largest size"),
-        (["import", "v.npy", "--store", "there", "--layer", "v", "--append"], "there: a file has reached the largest size"),
+        (
+            ["import", "v.npy", "--store", "there", "--layer", "v", "--append"],
+            "there: a file has reached the largest size",
+        ),
         (["export", "there", "--out", "v.hdf5", "--queries", "5"], "v.hdf5: the disk is full"),
         (["export", "there", "--out", "v.parquet"], "v.parquet: the disk is full"),
         (["export", "there", "--out", "v.fvecs"], "v.fvecs: the disk is full"),
