@@ -5,9 +5,13 @@ import importlib
 import importlib.util
 import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, cast
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import numpy as np
 
 from kernels import compiled_cache
 from kernels.contract import Kernels
@@ -17,13 +21,38 @@ class DeviceUnavailableError(RuntimeError):
     """CUDA was asked for and cannot be used; the text says why."""
 
 
+GpuLibrary = Literal["faiss", "cuvs"]
+"""Whose IVF-PQ runs on GPUs: FAISS's own, or NVIDIA's cuVS through FAISS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuOptions:
+    """How GPUs are used; ValueError for what cannot be.
+
+    memory: bytes that the lists of shards and FAISS's temporary memory may take on each GPU (None: a part of what is
+    free). library: whose IVF-PQ it is. replicate: every shard on every GPU, so that each answers a part of the queries,
+    instead of every GPU a part of the shards.
+    """
+
+    memory: int | None = None
+    library: GpuLibrary = "faiss"
+    replicate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.memory is not None and self.memory < 1:
+            raise ValueError(f"gpu-memory {self.memory}: expected a number of bytes, at least 1")
+        if self.library not in ("faiss", "cuvs"):
+            raise ValueError(f"gpu-library {self.library!r}: expected faiss or cuvs")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A device settled for a whole command: its kind, the GPUs, and why it was chosen."""
+    """A device settled for a whole command: its kind, the GPUs, why it was chosen, and how GPUs are used."""
 
     kind: Literal["cpu", "cuda"]
     gpus: tuple[int, ...] = ()
     why: str = ""
+    gpu: GpuOptions = GpuOptions()
 
     def __str__(self) -> str:
         """`cpu`, `cuda:0` or `cuda:0,1`."""
@@ -69,9 +98,25 @@ def cupy_gpus() -> tuple[int, str]:
         return 0, "CuPy is not installed"
     except Exception as error:  # a broken CUDA installation may fail in any way at import
         return 0, f"CuPy cannot be imported: {error}"
-    if not cupy.cuda.is_available():
-        return 0, "CuPy sees no GPU (no driver, or no device)"
-    return int(cupy.cuda.runtime.getDeviceCount()), ""
+    try:  # `is_available` would keep the reason to itself
+        count = int(cupy.cuda.runtime.getDeviceCount())
+    except Exception as error:
+        return 0, _reason(str(error))
+    return count, "" if count else "CuPy sees no GPU (no driver, or no device)"
+
+
+def _reason(error: str) -> str:
+    """Why CUDA cannot be used, of an error of its runtime."""
+    if "cudaErrorInsufficientDriver" in error:
+        return f"NVIDIA's driver is too old for this CuPy ({error}): update it, or install 'mirsearch[cuda12]'"
+    return "CuPy sees no GPU (no driver, or no device)" if "cudaErrorNoDevice" in error else f"CUDA fails: {error}"
+
+
+def array_module(array: Any) -> ModuleType:
+    """The module that an array belongs to, cupy or numpy; CuPy is not imported for it."""
+    cupy = sys.modules.get("cupy")
+    kind = getattr(cupy, "ndarray", None)
+    return cast(ModuleType, cupy) if kind is not None and isinstance(array, kind) else np
 
 
 @cache
