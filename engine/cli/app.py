@@ -6,7 +6,6 @@ A verb's module is imported when that verb runs, or when the help of all is aske
 failed, 130 interrupted.
 """
 
-import errno
 import importlib
 import json
 import os
@@ -158,10 +157,10 @@ def _forget_output() -> None:
 
 def _plain(error: OSError) -> str:
     """An error of the operating system that no file's reader or writer has put in words."""
-    from engine.store.durable import disk_errors
+    from engine.store.durable import disk_errors, no_room
 
     if error.filename is None:  # nobody can say which of the disks that were written to it was
-        return f"{error.strerror or error}." + " Make room and run the same command again." * (error.errno in _FULL)
+        return no_room(error) or f"{error.strerror or error}."
     try:
         with disk_errors(Path(str(error.filename))):
             raise error
@@ -169,9 +168,6 @@ def _plain(error: OSError) -> str:
         return str(known)
     except OSError:
         return f"{error.filename}: {error.strerror or error}"
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 _LOOKS: Any = {"pretty_exceptions_enable": False, "rich_markup_mode": "markdown"}

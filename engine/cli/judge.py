@@ -20,6 +20,7 @@ from engine.cli.options import (
     index_folder,
     make_spec,
     settle,
+    wrong_usage,
 )
 from engine.errors import InputError
 
@@ -30,9 +31,9 @@ def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
     try:
         numbers = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"{option} {text!r}: expected numbers such as 16,32,64") from None
+        raise wrong_usage(option, f"{text!r}: expected numbers such as 16,32,64") from None
     if min(numbers) < 1:
-        raise InputError(f"{option} {text!r}: expected numbers of at least 1")
+        raise wrong_usage(option, f"{text!r}: expected numbers of at least 1")
     return numbers
 
 
@@ -68,7 +69,7 @@ def bench(
     from engine.index.search import Index
     from engine.jobs.bench import BenchSpec, run_bench, write_bench
 
-    grid = {"probes": _numbers(probes, "--probes"), "rerank": _numbers(rerank, "--rerank")}
+    grid = {"probes": _numbers(probes, "probes"), "rerank": _numbers(rerank, "rerank")}
     spec = make_spec(
         BenchSpec, queries=queries, own_queries=held_out, k=k, seed=seed, repeats=repeats, recall=recall, **grid
     )

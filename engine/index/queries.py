@@ -91,7 +91,8 @@ def read_ids(file: Path) -> npt.NDArray[np.int64]:
         if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iu":
             raise InputError(f"{file}: expected a .npy array (n,) of integers")
         if len(ids) and (ids.min() < 0 or ids.max() >= 1 << 63):
-            raise InputError(f"{file}: holds numbers that are no photo ids (expected 0 to 2**63 - 1)")
+            at = int(((ids < 0) | (ids > (1 << 63) - 1)).argmax())
+            raise InputError(f"{file}[{at}]: {ids[at]} is not a photo id, expected 0 to 2**63 - 1")
         if not len(ids):
             raise InputError(f"{file}: holds no photo ids")
         return ids.astype(np.int64)

@@ -115,7 +115,7 @@ def test_a_full_disk_of_the_verbs_own_is_no_full_standard_output(
 
     monkeypatch.setattr("engine.jobs.import_vectors.import_vectors", full)
     result = run("import", tmp_path / "v.npy", "--store", tmp_path / "s", "--layer", "v", "--json")
-    error = "No space left on device. Make room and run the same command again."
+    error = "the disk is full (No space left on device). Make room and run the same command again."
     assert result.exit_code == 1 and json.loads(result.stdout) == {"error": error}
 
 

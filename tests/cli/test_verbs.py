@@ -164,6 +164,13 @@ def test_ids_file_names_the_bad_line(run: Run, collection: Path, tmp_path: Path)
     assert result.exit_code == 1 and "line 3" in result.stderr
 
 
+def test_an_ids_array_names_the_place_of_what_is_none(run: Run, collection: Path, tmp_path: Path) -> None:
+    for ids, says in (([1, 2, -3], "[2]: -3 is not"), (np.array([1, 1 << 63], np.uint64), f"[1]: {1 << 63} is not")):
+        np.save(tmp_path / "ids.npy", ids)
+        result = run("query", collection / "store", "--photo", 1, "--within", tmp_path / "ids.npy")
+        assert result.exit_code == 1 and f"{tmp_path / 'ids.npy'}{says}" in result.stderr
+
+
 def test_vectors_of_another_dimension_or_with_nan_are_refused(run: Run, collection: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros((2, 7), np.float32))
     np.save(tmp_path / "b.npy", np.full((2, 4096), np.nan, np.float32))
@@ -243,7 +250,8 @@ def test_bench_writes_its_document_and_pictures(run: Run, collection: Path, tmp_
     assert (tmp_path / "recall_qps.png").read_bytes().startswith(b"\x89PNG")
     assert "<svg" in (tmp_path / "recall_qps.svg").read_text()
     assert "recall@10" in run("bench", collection / "store", "--layer", "fc8", *words[:-1]).stdout
-    assert run("bench", collection / "store", "--probes", "a,b").exit_code == 1
+    assert run("bench", collection / "store", "--probes", "a,b").exit_code == 2
+    assert run("bench", collection / "store", "--rerank", "0,5").exit_code == 2
 
 
 def test_dedup_finds_what_was_planted(run: Run, collection: Path, tmp_path: Path) -> None:

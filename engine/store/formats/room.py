@@ -1,6 +1,5 @@
 """Room on the disk for files that are exported: looked for before the work, and missed in one line."""
 
-import errno
 import os
 import re
 import shutil
@@ -9,10 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import DiskFullError
-from engine.store.durable import disk_errors
+from engine.store.durable import disk_errors, no_room
 from engine.words import sized
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def check_room(path: Path, size: int) -> None:
@@ -38,13 +35,11 @@ def full_disk(path: Path, size: int = 0) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         number = _number(error)
-        if number not in _FULL:
+        reason = no_room(OSError(number, os.strerror(number)))
+        if reason is None:
             raise
-        takes = f" It takes at least {sized(size)}." if size else ""
-        raise DiskFullError(
-            f"{path}: the disk is full ({os.strerror(number)}).{takes} What was begun was taken away again. Make room "
-            "and run the same command again, or name another disk."
-        ) from error
+        takes = f" It takes at least {sized(size)}; what" if size else " What"
+        raise DiskFullError(f"{path}: {reason}{takes} was begun was taken away again.") from error
 
 
 def _number(error: BaseException) -> int:
