@@ -70,9 +70,9 @@ def collection(folder: Path, photos: int, layer: str) -> tuple[Store, F32]:
     return Store.open(store), following(photos, layer)
 
 
-def following(photos: int, layer: str) -> F32:
-    """The layer of the 1,000 photos that follow so many in the sample collection, (1000, dim)."""
-    fc7, fc8 = features(photos, QUERIES, seed=0)
+def following(photos: int, layer: str, count: int = QUERIES) -> F32:
+    """The layer of the `count` photos that follow so many in the sample collection, (count, dim)."""
+    fc7, fc8 = features(photos, count, seed=0)
     return {"fc7": fc7, "fc8": fc8}[layer]
 
 

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from kernels.contract import F32, I64, Codes, Metric, Step
+from kernels.paging import ask_for, disk_was_read
 from kernels.prefetch import prefetch_row
 from kernels.threads import in_blocks
 
@@ -19,6 +20,7 @@ _METRICS: dict[Metric, int] = {"cosine": 0, "ip": 1, "l2": 2}
 # row its beginning, since the processor itself sees where a sequence goes on. Queries for one task of a thread.
 _AHEAD, _BEGINNING = 8, 256
 _QUERIES = 32
+_TOGETHER = 64  # queries whose rows are asked for together where they must come from a disk
 _UINT8, _UINT4, _FLOAT16 = range(3)
 
 
@@ -218,12 +220,19 @@ def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64
     rows, scores = np.empty((n, keep), np.int64), np.empty((n, keep), np.float32)
 
     def work(a: int, b: int) -> None:
-        left = candidates[a:b]
-        for step in steps[:-1]:
-            kept = np.empty((b - a, step.keep), np.int64), np.empty((b - a, step.keep), np.float32)
-            _compare(step.queries[a:b], left, step.codes, metric, *kept)
-            left = kept[0]
-        _compare(steps[-1].queries[a:b], left, steps[-1].codes, metric, rows[a:b], scores[a:b])
+        for start in range(a, b, _TOGETHER):
+            some = slice(start, min(start + _TOGETHER, b))
+            missing = disk_was_read()  # by the last ones: then these, too, want what is not in memory
+            left = candidates[some]
+            for step in steps[:-1]:
+                kept = np.empty((len(left), step.keep), np.int64), np.empty((len(left), step.keep), np.float32)
+                if missing:
+                    ask_for(step.codes.values, left)
+                _compare(step.queries[some], left, step.codes, metric, *kept)
+                left = kept[0]
+            if missing:
+                ask_for(steps[-1].codes.values, left)
+            _compare(steps[-1].queries[some], left, steps[-1].codes, metric, rows[some], scores[some])
 
     in_blocks(n, _QUERIES, work)
     return rows, scores
