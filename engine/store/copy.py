@@ -59,7 +59,7 @@ class _Copy:
     def block(self, number: int) -> list[Refused]:
         """Copy one block: read beside the others, then take its place in turn, then write beside the others."""
         part = self.records.take(slice(number * BLOCK_FILES, (number + 1) * BLOCK_FILES))
-        key = _key(part)
+        key = block_key(part)
         written = self.writer.found.get(key)
         ids, refused, block = (None, [], None) if written else self._read(part)
         with self.order.turn(number):
@@ -84,7 +84,7 @@ class _Copy:
         return ids, refused, local.block
 
 
-def _key(part: Listing) -> str:
+def block_key(part: Listing) -> str:
     """What the block of an interrupted run is known by: the records' ids and places."""
     places = [part.places[place] for place in np.unique(part.place)]
     parts = (part.photo_ids.tobytes(), part.place.tobytes(), part.offset.tobytes(), *places)
@@ -93,8 +93,13 @@ def _key(part: Listing) -> str:
 
 def read_block(records: Listing, reader: Reader, block: Block) -> tuple[npt.NDArray[np.int64], list[Refused]]:
     """Read one block and close the gaps of refused records: the ids (n,) of its first n rows, and the refused."""
-    n = len(records)
     reader.read(records, block)
+    return close_gaps(records, block)
+
+
+def close_gaps(records: Listing, block: Block) -> tuple[npt.NDArray[np.int64], list[Refused]]:
+    """Look again at what is not good in a block that was read, and close the gaps; see `read_block`."""
+    n = len(records)
     refused: list[Refused] = []
     for i in np.flatnonzero(~block.good[:n]).tolist():
         reason, record = records.examine(i)

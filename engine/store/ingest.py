@@ -19,7 +19,8 @@ from engine.store.dat import LAYERS, RECORD_BYTES
 from engine.store.doubles import one_per_photo
 from engine.store.durable import disk_errors
 from engine.store.listed import Refused
-from engine.store.sources import Found, find_sources
+from engine.store.sources import Found, Listing, find_sources
+from engine.store.stages import Pipeline
 from engine.store.store import Store, removed_rows
 from engine.store.writer import StoreWriter
 from engine.words import counted, sized
@@ -41,7 +42,8 @@ class IngestReport:
     photos: rows that are new. total: photos in the store now. removed: photos beside them that are marked as gone.
     known: records of photos that the store had before. passed_over: records of photos that are marked as gone, which
     they stay. replaced: rows of known photos that were rewritten. resumed: new rows that an interrupted run had
-    written. repeated: records that held a new photo's very content again.
+    written. repeated: records that held a new photo's very content again. stages: how busy each stage of the way
+    through a GPU was, 0 to 1 of the time its threads had; empty on the CPU, where one thread does all of a block.
     """
 
     store: Path
@@ -61,6 +63,12 @@ class IngestReport:
     seconds_finding: float
     device: str
     threads: int
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> str | None:
+        """The stage that all others wait for, where stages were timed."""
+        return max(self.stages, key=self.stages.__getitem__) if self.stages else None
 
 
 def ingest(
@@ -114,7 +122,7 @@ def ingest(
         known=job.known - job.passed_over, passed_over=job.passed_over, replaced=replaced, resumed=writer.resumed,
         refused=len(job.refused), repeated=job.repeated, ignored=job.ignored, files_read=read,
         bytes_read=read * RECORD_BYTES, seconds=time.perf_counter() - started, seconds_finding=finding,
-        device=str(device), threads=job.threads,
+        device=str(device), threads=job.threads, stages={name: round(share, 3) for name, share in job.stages.items()},
     )  # fmt: skip
 
 
@@ -140,6 +148,7 @@ class _Ingest(_Counts):
         self.known_ids = np.sort(known_ids)
         self.gone_ids = known_ids[:0] if gone is None else known_ids[gone]
         self.records = 0
+        self.stages: dict[str, float] = {}
         self.unpacking: bytes | None = None  # the archive that is being read from its beginning
 
     def run(self) -> None:
@@ -152,7 +161,7 @@ class _Ingest(_Counts):
         self.records = len(records)
         _check_room(self.writer, self.records, self.found.streams)
         started = time.perf_counter()
-        for done, refused in copy_records(records, self.writer, self.device, self.threads):
+        for done, refused in self._copied(records):
             self._set_aside(refused)
             rate = done * RECORD_BYTES / (time.perf_counter() - started) / 1e9
             self.progress("ingest", done, len(records), unit="files", detail=f"{rate:.2f} GB/s{self._aside()}")
@@ -165,6 +174,15 @@ class _Ingest(_Counts):
                 detail = f"{name}: {records_so_far:,} photos{self._aside()}"
                 self.progress("unpack", read + position, sum(sizes), unit="bytes", detail=detail)
             read += size
+
+    def _copied(self, records: Listing) -> Iterator[tuple[int, list[Refused]]]:
+        """Copy records by the way of the device; see `copy_records`."""
+        if self.device.kind == "cpu":
+            yield from copy_records(records, self.writer, self.device, self.threads)
+            return
+        pipeline = Pipeline(records, self.writer, self.device, self.threads)
+        yield from pipeline.run()
+        self.stages = pipeline.shares
 
     def _archive(self, archive: bytes) -> Iterator[tuple[int, int]]:
         threads = min(self.threads, cpu_threads())

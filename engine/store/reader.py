@@ -1,12 +1,15 @@
 """Reading `.dat` files in bulk: each layer lands at once in its row of a block.
 
 `DirectReader` is a Numba loop over the C library's openat, preadv and close: no Python object per file, the GIL
-released, the checks done while the record is in the cache. `RecordReader` reads whole records with Python's os module
-and leaves splitting and checks to `kernels.decode`: the way to a GPU, and onto hosts without Numba.
+released, the checks done while the record is in the cache. `RawReader` reads whole records with Python's os module,
+for what splits and checks them elsewhere: `RecordReader` by `kernels.decode`, block by block, and `engine.store.stages`
+on a GPU. That is the way onto hosts without Numba.
 """
 
 import importlib
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import numpy as np
@@ -47,28 +50,68 @@ class RecordReader:
     """Whole records into one (pinned, on CUDA) buffer, split and checked by the kernels of the device."""
 
     def __init__(self, kernels: Kernels, files: int) -> None:
-        self._kernels = kernels
-        self._spill = bytearray(1)  # only a file longer than a record fills it
+        self._kernels, self._reader = kernels, RawReader()
         self._records: npt.NDArray[np.uint8] = kernels.host_buffer((files, RECORD_BYTES))
+        self._whole = np.zeros(files, np.bool_)
 
     def read(self, records: Listing, block: Block) -> None:
         """See `Reader.read`."""
-        whole = np.array([self._read_one(records, i) for i in range(len(records))], np.bool_)
         n = len(records)
+        self._reader.read(records, self._records, self._whole)
         flags = self._kernels.decode(self._records[:n], block.fc7[:n], block.fc8[:n])
-        block.good[:n] = whole & (flags == 0)
+        block.good[:n] = self._whole[:n] & (flags == 0)
 
-    def _read_one(self, records: Listing, i: int) -> bool:
-        offset = int(records.offset[i])
-        path = records.path(i) if offset < 0 else records.places[records.place[i]]
+
+class RawReader:
+    """Whole records, by Python's os module; used by one thread."""
+
+    def __init__(self) -> None:
+        self._spill = bytearray(1)  # only a file longer than a record fills it
+
+    def read(
+        self, records: Listing, into: npt.NDArray[np.uint8], whole: npt.NDArray[np.bool_],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Read records into the first rows of `into` (n, 20400), C order; whole (n,): whether each is 20,400 bytes.
+
+        check: called before every file; what it raises ends the reading.
+        """
+        view = into.reshape(-1).data
+        place = handle = -1
         try:
-            handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            for i in range(len(records)):
+                check()
+                if records.place[i] != place:  # a folder or an archive is opened once for all that lies in it
+                    place, handle = int(records.place[i]), _reopened(handle, records.places[records.place[i]])
+                room = view[i * RECORD_BYTES : (i + 1) * RECORD_BYTES]
+                whole[i] = handle >= 0 and self._read_one(records, i, handle, room)
+        finally:
+            _reopened(handle, None)
+
+    def _read_one(self, records: Listing, i: int, place: int, room: memoryview) -> bool:
+        try:
+            if (offset := int(records.offset[i])) >= 0:
+                return os.preadv(place, [room], offset) == RECORD_BYTES
+            file = os.open(records.name(i), _FLAGS, dir_fd=place)
         except OSError:
             return False
-        parts = [self._records[i], self._spill] if offset < 0 else [self._records[i]]
         try:
-            return os.preadv(handle, parts, max(offset, 0)) == RECORD_BYTES
+            return os.preadv(file, [room, self._spill], 0) == RECORD_BYTES
         except OSError:
             return False
         finally:
-            os.close(handle)
+            os.close(file)
+
+
+# A pipe in the place of a file must not be waited for.
+_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def _reopened(handle: int, path: bytes | None) -> int:
+    """Close a handle, if it is one, and open a path, if there is one; −1 where that cannot be done."""
+    if handle >= 0:
+        os.close(handle)
+    if path is not None:
+        with suppress(OSError):
+            return os.open(path, _FLAGS)
+    return -1
