@@ -45,6 +45,11 @@ def covariance(xp: ModuleType, blocks: Iterable[Any], add: Add) -> tuple[Any, in
     return square, seen
 
 
+def columns(dim: int, count: int) -> int:
+    """About how many columns the space has in which `leading` finds so many axes of so many; 0: it finds none."""
+    return 0 if dim <= max(_SMALL, _TIMES * count) else round(2.25 * count)
+
+
 def leading(xp: ModuleType, matrix: Any, count: int) -> tuple[Any, Any] | None:
     """The `count` leading eigenvectors (D, count) and eigenvalues (count,) of a symmetric (D, D) float32 matrix.
 
@@ -53,7 +58,7 @@ def leading(xp: ModuleType, matrix: Any, count: int) -> tuple[Any, Any] | None:
     where the matrix is small, or its spectrum falls so slowly that all eigenvectors are found sooner.
     """
     dim = len(matrix)
-    if dim <= max(_SMALL, _TIMES * count):
+    if not columns(dim, count):
         return None
     block = xp.asarray(np.random.default_rng(0).standard_normal((dim, _WIDTH)).astype(np.float32))
     basis = products = xp.empty((dim, 0), xp.float32)

@@ -21,6 +21,7 @@ from engine.index.spec import IndexSpec, default_probes, default_rerank
 from engine.jobs.calibrate import FILE_BYTES, Machine
 from engine.store.store import Store
 from kernels.device import cpu_threads
+from kernels.principal import columns
 
 KNOWN = {"fc7": 4096, "fc8": 1000}
 TRUTH_QUERIES, TRUTH_K = 1000, 100
@@ -28,16 +29,18 @@ MIB = 1 << 20
 # Resident sets of whole commands on stores of 10,000 and 20,000 photos, less what the formulas count.
 INGEST_PROCESS, BUILD_PROCESS, QUERY_PROCESS = 175 * MIB, 205 * MIB, 190 * MIB
 INGEST_PHOTO = 100  # bytes of names and ids: benchmarks/results/ingest_scale.md
-SQUARE = 28  # bytes for each of the dim² products: three and a half matrices of float64
+SQUARE = 12  # bytes for each of the dim² products: three matrices of float32
 SAMPLES = 2  # copies of the reduced sample that are held at once
 COARSE_ROUNDS = 10  # of k-means over the lists (faiss/IndexIVF.cpp, Level1Quantizer)
-# Of the speed of large products: eigenvectors, which read the matrix again and again; products of blocks of rows that
-# come from a map; k-means; codes of rows and the search for their lists. Of the speed of copies: reading all rows
-# against their checksums. From builds of 100,000 and 1,000,000 photos: benchmarks/results/estimates-100000.md.
-EIGEN_SHARE, BLOCK_SHARE, MEANS_SHARE, CODE_SHARE, CHECK_SHARE = 0.15, 0.55, 0.8, 0.55, 0.12
-COPIES = 6  # of a row, that making its codes takes as long as
+# Of the speed of large products: all eigenvectors, which read the matrix again and again; the leading ones alone;
+# products of blocks of rows that come from a map; k-means; codes of rows and the search for their lists. Of the speed
+# of copies: reading all rows against their checksums; rows here and there.
+# From builds of 100,000 and 1,000,000 photos: benchmarks/results/estimates-100000.md.
+EIGEN_SHARE, LEADING_SHARE, BLOCK_SHARE, MEANS_SHARE, CODE_SHARE = 0.15, 0.35, 0.55, 0.7, 0.45
+CHECK_SHARE, ROWS_SHARE = 0.12, 0.7
+COPIES = 8  # of a row, that making its codes, or adding it to a covariance, takes as long as
 STARTING = 0.3  # seconds until an ingest reads its first file
-BUILD_STARTING = 1.0  # seconds until a build reads its first row: it imports FAISS, SciPy and Numba
+BUILD_STARTING = 1.4  # seconds until a build reads its first row: it imports FAISS, SciPy and Numba
 FAULT = 64 << 10  # bytes that come into a map together (Linux, mm/memory.c, fault_around_bytes)
 GPU_SCRATCH = 1 << 30
 
@@ -170,7 +173,10 @@ def _build_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
         few = min(trained, rows_wanted(dim))
         phases = {
             "start": BUILD_STARTING + 4 * dim * photos / (CHECK_SHARE * machine.copy),
-            "pca": 2 * few * dim * dim / machine.flops + 4 / 3 * dim**3 / (EIGEN_SHARE * machine.flops),
+            "pca": SCIPY
+            + few * dim * dim / machine.flops
+            + COPIES * 4 * few * dim / machine.copy
+            + _axes_time(dim, reduced, machine),
             "train": 2 * trained * dim * reduced / (BLOCK_SHARE * machine.flops)
             + 2 * COARSE_ROUNDS * trained * lists * reduced / (MEANS_SHARE * machine.flops)
             + machine.codebook_seconds * (spec.pq_m or 1),
@@ -184,6 +190,13 @@ def _build_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
     return Figure(group="time", name=f"build {spec.layer}", value=sum(phases.values()), made_of=made_of)
 
 
+def _axes_time(dim: int, count: int, machine: Machine) -> float:
+    """Seconds to find so many axes: a space of some times as many columns, or all eigenvectors of a small matrix."""
+    if searched := columns(dim, count):
+        return float(2 * dim * dim * searched + 8 * dim * searched**2) / (LEADING_SHARE * machine.flops)
+    return 4 / 3 * dim**3 / (EIGEN_SHARE * machine.flops)
+
+
 def _query_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Figure:
     reduced, lists = spec.reduced or 1, spec.lists or 0
     name = f"1,000 queries {spec.layer}"
@@ -194,7 +207,7 @@ def _query_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
     probes = default_probes(lists, spec.metric)
     product = 2 * reduced * (lists + dim) / machine.flops
     scan = probes * photos / lists * (spec.pq_m or 1) * (spec.pq_bits or 4) / 8 / machine.copy
-    again = (rerank * reduced + kept * dim / 2 + compared * 4 * dim) / machine.copy
+    again = (rerank * reduced + kept * dim / 2 + compared * 4 * dim) / (ROWS_SHARE * machine.copy)
     made_of = (
         f"in batch, at the defaults: {product * 1e6:.0f} µs a query for products, {scan * 1e6:.0f} for {probes} lists, "
         f"{again * 1e6:.0f} for {rerank} candidates"
