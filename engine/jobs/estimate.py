@@ -173,8 +173,7 @@ def _build_time(spec: IndexSpec, photos: int, dim: int, machine: Machine) -> Fig
         few = min(trained, rows_wanted(dim))
         phases = {
             "start": BUILD_STARTING + 4 * dim * photos / (CHECK_SHARE * machine.copy),
-            "pca": SCIPY
-            + few * dim * dim / machine.flops
+            "pca": few * dim * dim / machine.flops
             + COPIES * 4 * few * dim / machine.copy
             + _axes_time(dim, reduced, machine),
             "train": 2 * trained * dim * reduced / (BLOCK_SHARE * machine.flops)
