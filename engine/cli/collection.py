@@ -3,16 +3,17 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, warn
-from engine.cli.options import DeviceOption, JsonOption, device_facts, settle
+from engine.cli.options import DeviceOption, JsonOption, device_facts, settle, wrong_usage
 from engine.words import counted, sized
 
 if TYPE_CHECKING:
     from engine.store.ingest import IngestReport
+    from kernels import Device
 
 
 def synth(
@@ -58,6 +59,10 @@ def ingest(
     replace: Annotated[
         bool, typer.Option("--replace", help="Rewrite photos that the store has with other content.")
     ] = False,
+    build: Annotated[
+        str | None,
+        typer.Option("--build", metavar="LAYERS", help="Build indices too: fc7, or fc7,fc8.", show_default="none"),
+    ] = None,
     device: DeviceOption = "auto",
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first bad file instead of setting it aside.")
@@ -73,28 +78,75 @@ def ingest(
     of finite numbers is set aside in `quarantine.jsonl` with the reason; the exit code is then 3. Interrupted, the
     same command continues.
 
-    Example: `mirsearch ingest sample/features --store store`
+    With --build, indices are built from the same rows, as `mirsearch build` would; if that fails, the photos stay.
+
+    Example: `mirsearch ingest sample/features --store store --build fc7`
     """
     from engine.store.ingest import ingest as ingest_files
 
-    settled = settle(device, needs_faiss=False)
+    layers = _layers(build)
+    settled = settle(device, needs_faiss=bool(layers))
     with Reporter() as progress:
         report = ingest_files(
             sources, store, device=settled, strict=strict, replace=replace, threads=threads, progress=progress
         )
-    if json_:
-        say_json(asdict(report) | {"quarantine": store / "quarantine.jsonl"})
-    else:
-        say_facts(_title(report), [*_counts(report), device_facts(settled)])
+    if not json_:
+        say_facts(_title(report), [*_counts(report), *_stages(report), device_facts(settled)])
     if report.refused:
         aside = "file was" if report.refused == 1 else "files were"
         warn(f"{report.refused:,} {aside} set aside; {store / 'quarantine.jsonl'} says why.")
-    if not json_:
+    indices = _build(store, layers, settled, json_=json_) if layers else []
+    if json_:
+        bound = {"bound": report.bound, "quarantine": store / "quarantine.jsonl"}
+        say_json(asdict(report) | bound | ({"indices": indices} if layers else {}))
+    elif layers:
+        say_next(["query", store, "--layer", layers[0], "--photo", _any_photo(store), "-k", 10], ["info", store])
+    else:
         # Beside indices that are there, `info` says of each what brings it up to date: often less than building it.
         there = any((store / "indices").glob("*/index.json"))
         say_next(*([["info", store]] if there else [["build", store, "--layer", "all"], ["info", store]]))
     if report.refused:
         raise typer.Exit(3)
+
+
+def _layers(build: str | None) -> list[str]:
+    """The layers that --build names, each once."""
+    from engine.store.dat import LAYERS
+
+    layers = [*dict.fromkeys(build.split(","))] if build is not None else []
+    for layer in layers:
+        if layer not in LAYERS:
+            raise wrong_usage("build", f"{layer!r} is no layer of a .dat file, expected {' or '.join(LAYERS)}")
+    return layers
+
+
+def _build(store: Path, layers: list[str], device: "Device", *, json_: bool) -> list[dict[str, Any]]:
+    """Build the indices that --build names; what `build --json` says of each."""
+    from engine.cli.build import _document, _say, _tuned
+    from engine.index.stream import build_next
+
+    documents = []
+    for number, layer in enumerate(layers):
+        tuned = _tuned(store / "indices" / layer)
+        with Reporter() as progress:
+            built = build_next(store, layers[number:], device=device, progress=progress)
+        documents.append(_document(built))
+        if not json_:
+            _say(built, device_facts(device), untuned=tuned and not built.reused)
+    return documents
+
+
+def _any_photo(path: Path) -> int:
+    from engine.store.store import Store
+
+    store = Store.open(path)
+    return int(store.photo_ids[store.present_rows[0]])
+
+
+def _stages(report: "IngestReport") -> list[tuple[str, object]]:
+    """How busy each stage of the way through a GPU was."""
+    busy = ", ".join(f"{name} {share:.0%}" for name, share in report.stages.items())
+    return [("stages", f"busy {busy}: bounded by {report.bound}")] if busy else []
 
 
 def _title(report: "IngestReport") -> str:
