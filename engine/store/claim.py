@@ -13,6 +13,8 @@ from engine.store.lock import take_lock
 from engine.store.manifest import Manifest, read_manifest
 from engine.store.publish import IDS
 
+LOOKS = 10  # how often a folder may vanish while it is being made
+
 
 class Claim:
     """The folder of a store, for this process alone until `release`.
@@ -24,7 +26,7 @@ class Claim:
     def __init__(self, path: Path, layers: Mapping[str, int], *, append: bool) -> None:
         self.path = path
         self._new_folder = not path.exists()
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         first = not (path / LOCK).exists()
         self._lock = take_lock(path)
         try:
@@ -51,6 +53,19 @@ class Claim:
     def release(self) -> None:
         """Let others have the folder."""
         os.close(self._lock)
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder unless it is there; whoever gives up at the same moment may remove it between two looks."""
+    for _ in range(LOOKS):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            if path.exists():
+                raise
+        else:
+            return
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def _accept(path: Path, dims: dict[str, int], *, append: bool) -> Manifest | None:

@@ -63,3 +63,18 @@ def test_files_that_no_ingest_began_are_refused_until_a_journal_speaks_of_them(t
         with pytest.raises(StoreError, match="an interrupted ingest or import of something else"):
             Claim(path, {"fc7": 5}, append=False)
         shutil.rmtree(path)
+
+
+def test_a_folder_that_vanishes_between_two_looks_is_made_again(tmp_path, monkeypatch):
+    path, calls = tmp_path / "store", []
+    mkdir = Path.mkdir
+
+    def vanishing(self, *args, **options):
+        calls.append(self)
+        if len(calls) == 1:  # it was there when it was to be made, and is gone when it is looked at
+            raise FileExistsError(17, "File exists", str(self))
+        mkdir(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", vanishing)
+    Claim(path, {"fc8": 3}, append=True).release()
+    assert len(calls) == 2 and path.is_dir()
