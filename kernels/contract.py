@@ -1,6 +1,7 @@
 """What every set of kernels offers: the shapes, the meaning, and the constants they share."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -62,14 +63,76 @@ class Step(NamedTuple):
     keep: int
 
 
+class Done:
+    """What waits for work that is done."""
+
+    def synchronize(self) -> None:
+        """Return at once."""
+
+
+class Decoded(NamedTuple):
+    """Records split into their layers, on the device of the kernels.
+
+    fc7: (n, 4096), fc8: (n, 1000) float32. flags: (n,) uint8, as of `decode`. norms7, norms8: (n,) float32, the L2
+    norm of each row of fc7 and fc8. ready: its `synchronize()` returns once the records have been read and all of
+    this is written; arrays may be handed on to other kernels before.
+    """
+
+    fc7: Any
+    fc8: Any
+    flags: Any
+    norms7: Any
+    norms8: Any
+    ready: Any
+
+
+Blocks = Callable[[], Iterator[tuple[I64, Any]]]
+"""Gives the rows of a layer in blocks, as often as it is called: row numbers (b,) int64, ascending, and rows (b, d)."""
+
+
+class Nearest(NamedTuple):
+    """Rows that may be a query's nearest, and what is certain of all others.
+
+    rows: (q, k) int64 row numbers, −1 = absent, highest ceiling first. ceilings: (q, k) float32, what the exact
+    score of a row cannot exceed; −inf = absent. bound: (q,) float32, what that of no other row can exceed; −inf
+    where there is no other row, inf where the numbers are too large to say.
+    """
+
+    rows: Any
+    ceilings: Any
+    bound: Any
+
+
+class TooManyPairsError(ValueError):
+    """A join found more pairs than were asked for at most."""
+
+
 class Kernels(Protocol):
-    """The functions of `kernels.reference`, `kernels.cpu` and `kernels.cuda`."""
+    """The functions of `kernels.reference`, `kernels.cpu` and `kernels.cuda`.
+
+    Arrays are taken from the host or, on CUDA, from the device (CuPy arrays, and what has CUDA's array interface or
+    DLPack). Results lie where the first array argument lay: on the host after one wait for the device, on the device
+    after none. `principal_axes` and `join` always give host arrays, `decode` writes to those it is given, and
+    candidates on the device of codes on the host are waited for.
+    """
+
+    xp: ModuleType
+    """The array module of the device: numpy or cupy."""
+
+    def to_device(self, array: Any) -> Any:
+        """A C-ordered array of `xp` on the device of the kernels, of the same shape and dtype."""
+
+    def to_host(self, array: Any) -> npt.NDArray[Any]:
+        """The array in host memory."""
 
     def host_buffer(self, shape: tuple[int, ...]) -> U8:
         """Host memory (uint8) that the device can copy from without a detour: page-locked on CUDA."""
 
     def decode(self, records: U8, fc7: F32, fc8: F32) -> U8:
         """Split raw records (n, 20400) into `fc7` (n, 4096) and `fc8` (n, 1000); the flags (n,) of each record."""
+
+    def decode_resident(self, records: U8) -> Decoded:
+        """Split raw records (n, 20400) into their layers, which stay on the device, and do not wait for it."""
 
     def non_finite(self, rows: F32) -> npt.NDArray[np.bool_]:
         """Whether each row of (n, d) float32 holds a NaN or an infinity, shape (n,)."""
@@ -95,8 +158,14 @@ class Kernels(Protocol):
     def principal_axes(self, blocks: Iterable[F32], count: int, *, unit: bool) -> tuple[F32, F32, float]:
         """The leading principal axes of rows that come in blocks; see `kernels.reference.principal_axes`."""
 
-    def top_axes(self, covariance: F64, count: int) -> tuple[F32, F32]:
+    def top_axes(self, covariance: F64 | F32, count: int) -> tuple[F32, F32]:
         """The `count` leading eigenvectors (D, count) of a symmetric matrix (D, D), and their eigenvalues (count,)."""
 
     def nearest(self, queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
         """The best k rows of a block for each query, unordered; see `kernels.dense.nearest`."""
+
+    def nearest_of(self, queries: F32, blocks: Blocks, metric: Metric, k: int) -> Nearest:
+        """The k rows of all blocks that may be nearest to each query; see `kernels.reference.nearest_of`."""
+
+    def join(self, blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28) -> tuple[I64, F32]:
+        """All pairs of rows whose score may reach a threshold; see `kernels.reference.join`."""

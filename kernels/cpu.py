@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kernels import contract, dense, principal
-from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Metric
+from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Decoded, Metric
+from kernels.cpu_exact import join, nearest_of
 from kernels.cpu_rerank import cascade, rerank
-from kernels.reference import fix_signs, host_buffer, resident
+from kernels.reference import decoded_by, fix_signs, host_buffer, resident, to_device, to_host, xp
 from kernels.threads import in_blocks, in_spans
 
 _FAST = {"reassoc", "contract", "nsz"}  # as in kernels/cpu_rerank.py
@@ -49,6 +50,11 @@ def decode(records: U8, fc7: F32, fc8: F32) -> U8:
     out7, out8 = fc7.view("<u4"), fc8.view("<u4")
     in_blocks(len(records), 256, lambda a, b: _decode(headers[a:b], words[a:b], out7[a:b], out8[a:b], flags[a:b]))
     return flags
+
+
+def decode_resident(records: U8) -> Decoded:
+    """Split raw records into their layers, with the norms of rows; see `kernels.reference.decode_resident`."""
+    return decoded_by(decode, records)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -285,8 +291,11 @@ def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
 __all__ = [
     "cascade",
     "decode",
+    "decode_resident",
     "host_buffer",
+    "join",
     "nearest",
+    "nearest_of",
     "non_finite",
     "normalize",
     "principal_axes",
@@ -294,5 +303,8 @@ __all__ = [
     "quantize",
     "rerank",
     "resident",
+    "to_device",
+    "to_host",
     "top_axes",
+    "xp",
 ]

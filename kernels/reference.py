@@ -1,13 +1,25 @@
 """Every kernel in a few lines of NumPy: what it means, and the oracle of all tests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kernels import contract
-from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Metric, Step
+from kernels.contract import F32, F64, I64, U8, Blocks, CodeKind, Codes, Decoded, Metric, Nearest, Step
+
+xp = np
+
+
+def to_device(array: Any) -> Any:
+    """The array as a C-ordered one of NumPy: the device is the host."""
+    return np.ascontiguousarray(array)
+
+
+def to_host(array: Any) -> npt.NDArray[Any]:
+    """The array as one of NumPy."""
+    return np.asarray(array)
 
 
 def host_buffer(shape: tuple[int, ...]) -> U8:
@@ -32,6 +44,24 @@ def decode(records: U8, fc7: F32, fc8: F32) -> U8:
         | contract.FC7_NOT_FINITE * non_finite(fc7)
     )
     return np.asarray(flags, np.uint8)
+
+
+def decode_resident(records: U8) -> Decoded:
+    """Split raw records (n, 20400) into their layers, on the device, with the L2 norms of their rows.
+
+    Norms of finite rows are correct to float32's rounding, infinite where float32 does not hold them.
+    """
+    return decoded_by(decode, records)
+
+
+def decoded_by(split: Callable[[U8, F32, F32], U8], records: U8) -> Decoded:
+    """What `decode_resident` gives, in host memory, by a function that decodes."""
+    fc7, fc8 = (np.empty((len(records), dim), np.float32) for dim in (contract.FC7_DIM, contract.FC8_DIM))
+    flags = split(records, fc7, fc8)
+    with np.errstate(all="ignore"):
+        squares = (np.einsum("ij,ij->i", rows, rows, dtype=np.float64) for rows in (fc7, fc8))
+        norms7, norms8 = (np.sqrt(part).astype(np.float32) for part in squares)
+    return Decoded(fc7, fc8, flags, norms7, norms8, contract.Done())
 
 
 def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
@@ -169,7 +199,7 @@ def principal_axes(blocks: Iterable[F32], count: int, *, unit: bool) -> tuple[F3
     return *top_axes(covariance, count), float(np.trace(covariance))
 
 
-def top_axes(covariance: F64, count: int) -> tuple[F32, F32]:
+def top_axes(covariance: F64 | F32, count: int) -> tuple[F32, F32]:
     """The `count` leading eigenvectors (D, count), largest eigenvalue first, and the eigenvalues (count,)."""
     values, vectors = np.linalg.eigh(covariance)
     return fix_signs(vectors[:, ::-1][:, :count]).astype(np.float32), values[::-1][:count].astype(np.float32)
@@ -185,3 +215,40 @@ def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
     """The best k rows of a block for each query, here in order: positions (q, k) and scores (q, k)."""
     everything = np.broadcast_to(np.arange(len(rows)), (len(queries), len(rows)))
     return rerank(queries, everything, Codes(rows), metric, k)
+
+
+def _whole(blocks: Blocks) -> tuple[I64, F32]:
+    """Row numbers (n,) and rows (n, d) of all blocks."""
+    numbers, rows = zip(*blocks(), strict=True)
+    return np.concatenate(numbers), np.concatenate([to_host(part) for part in rows])
+
+
+def nearest_of(queries: F32, blocks: Blocks, metric: Metric, k: int) -> Nearest:
+    """The k rows of all blocks that may be nearest to each query, and a bound for the others: here exact scores.
+
+    queries: (q, d) float32. Implementations rank by ceilings of float32 or half-precision products, see
+    `kernels.tiles`: ask for more rows than are needed, settle them with `rerank`, and where the last that is needed
+    scores less than `bound`, ask for more of them.
+    """
+    numbers, rows = _whole(blocks)
+    found, scores = nearest(queries, rows, metric, min(k + 1, len(rows)))
+    wide = ((0, 0), (0, max(k + 1 - len(rows), 0)))
+    scores = np.pad(scores, wide, constant_values=-np.inf)
+    return Nearest(np.pad(numbers[found], wide, constant_values=-1)[:, :k], scores[:, :k], scores[:, k])
+
+
+def join(blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28) -> tuple[I64, F32]:
+    """All pairs of rows of all blocks whose score reaches a threshold: here those, by exact scores.
+
+    Returns pairs (p, 2) int64, each the lower row first, in ascending order, and scores (p,) float32. Implementations
+    give ceilings of scores as `nearest_of` does, and all pairs whose ceiling reaches the threshold: settle them with
+    `rerank`. Host arrays, 20 bytes for each pair. TooManyPairsError for more than `most`.
+    """
+    numbers, rows = _whole(blocks)
+    at, scores = nearest(rows, rows, metric, len(rows))
+    i, j = np.nonzero((scores >= threshold) & (at > np.arange(len(rows))[:, None]))
+    pairs, scores = np.column_stack([numbers[i], numbers[at[i, j]]]), scores[i, j]
+    if len(pairs) > most:
+        raise contract.TooManyPairsError(f"more than {most:,} pairs of rows reach the threshold")
+    order = np.lexsort(pairs.T[::-1])
+    return pairs[order], scores[order]

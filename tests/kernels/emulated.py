@@ -7,7 +7,7 @@ host arrays fails as it does in CuPy.
 
 import contextlib
 import ctypes
-import importlib.util
+import importlib
 import re
 import shutil
 import subprocess
@@ -41,6 +41,11 @@ class DeviceArray(np.ndarray[Any, Any]):
     def astype(self, dtype: Any, **options: Any) -> Any:  # type: ignore[override]
         with np.errstate(all="ignore"):
             return super().astype(dtype, **options)
+
+    @property
+    def data(self) -> Any:
+        """Where the array lies, as CuPy says it."""
+        return types.SimpleNamespace(ptr=self.ctypes.data)
 
     def set(self, source: Any, stream: Any = None) -> None:
         assert type(source) is np.ndarray and source.flags.c_contiguous and source.dtype == self.dtype
@@ -103,10 +108,59 @@ def run(function: Any, blocks: int, threads: int, args: Any) -> None:
 
 
 class Stream(contextlib.nullcontext[None]):
-    def __init__(self, *, non_blocking: bool) -> None:
+    def __init__(self, *, non_blocking: bool = False) -> None:
         super().__init__()
 
+    ptr = 0
+
     def synchronize(self) -> None: ...
+
+    def wait_event(self, event: "Event") -> None:
+        assert isinstance(event, Event)
+
+    def record(self, event: "Event") -> None:
+        event.record(self)
+
+
+class Event:
+    def __init__(self, block: bool = False, disable_timing: bool = False) -> None: ...
+
+    def record(self, stream: Any = None) -> None:
+        assert stream is None or isinstance(stream, Stream)
+
+    def synchronize(self) -> None: ...
+
+
+class Cublas:
+    """The one function of cuBLAS that is called by hand, of row-major products in half precision."""
+
+    CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_POINTER_MODE_HOST, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT = 0, 1, 0, 68, -1
+
+    @staticmethod
+    def getPointerMode(handle: int) -> int:
+        return 1
+
+    @staticmethod
+    def setPointerMode(handle: int, mode: int) -> None: ...
+
+    @staticmethod
+    def gemmEx(handle: int, ta: int, tb: int, n: int, m: int, k: int, *rest: int) -> None:
+        """C (m, n) = B (m, k) A (n, k)ᵀ in float32; what cuBLAS calls A is our second operand."""
+        one, a, a_type, lda, b, b_type, ldb, zero, c, c_type, ldc, compute, algorithm = rest
+        assert (ta, tb, lda, ldb, ldc, compute, algorithm) == (1, 0, k, k, n, 68, -1)
+        assert (a_type, b_type, c_type) == (CUDA_R_16F, CUDA_R_16F, CUDA_R_32F)
+        assert (memory(one, (1,), np.float32), memory(zero, (1,), np.float32)) == (1, 0)
+        left, right = (memory(at, (rows, k), np.float16).astype(np.float32) for at, rows in ((b, m), (a, n)))
+        memory(c, (m, n), np.float32)[...] = left @ right.T
+
+
+CUDA_R_32F, CUDA_R_16F = 0, 2
+
+
+def memory(address: int, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The array that lies at an address."""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(address), dtype).reshape(shape)
 
 
 class OutOfMemoryError(MemoryError):
@@ -148,9 +202,15 @@ class Cupy(types.ModuleType):
         self.cuda = types.SimpleNamespace(
             Device=contextlib.nullcontext,
             Stream=Stream,
+            Event=Event,
+            get_current_stream=Stream,
+            cublas=Cublas,
+            device=types.SimpleNamespace(get_cublas_handle=lambda: 1),
             alloc_pinned_memory=bytearray,
             memory=types.SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
-            runtime=types.SimpleNamespace(memGetInfo=lambda: (self.free_memory, 1 << 40)),
+            runtime=types.SimpleNamespace(
+                memGetInfo=lambda: (self.free_memory, 1 << 40), CUDA_R_16F=CUDA_R_16F, CUDA_R_32F=CUDA_R_32F
+            ),
         )
 
     @staticmethod
@@ -160,6 +220,11 @@ class Cupy(types.ModuleType):
     @staticmethod
     def ascontiguousarray(a: Any) -> Any:
         return a if a.flags.c_contiguous else asarray(a.view(np.ndarray))
+
+    @staticmethod
+    def from_dlpack(a: Any) -> Any:
+        assert a.__dlpack_device__()[0] == 2
+        return on_device(np.asarray(a.__dlpack__()))
 
     @staticmethod
     def arange(n: int) -> Any:
@@ -178,16 +243,18 @@ class Cupy(types.ModuleType):
 
 
 def load() -> Any:
-    """The module `kernels.cuda`, freshly made, on the stand-in for CuPy; the real ones stay what they are."""
-    spec = importlib.util.spec_from_file_location("kernels_cuda_emulated", KERNELS / "cuda.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get("cupy")
+    """The module `kernels.cuda` and its parts, freshly made on the stand-in for CuPy; the real ones stay."""
+    names = ["cupy", "kernels.cuda", *(f"kernels.{path.stem}" for path in KERNELS.glob("cuda_*.py"))]
+    before = {name: sys.modules.pop(name, None) for name in names}
+    attributes = dict(vars(kernels))
     sys.modules["cupy"] = Cupy()
     try:
-        spec.loader.exec_module(module)
+        return importlib.import_module("kernels.cuda")
     finally:
-        del sys.modules["cupy"]
-        if before is not None:
-            sys.modules["cupy"] = before
-    return module
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
+        for name in set(vars(kernels)) - set(attributes):
+            delattr(kernels, name)
+        vars(kernels).update(attributes)

@@ -5,6 +5,7 @@
 // therefore must meet equally often before a barrier of the whole block; the kernels here do.
 #include <ucontext.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <utility>
@@ -12,6 +13,7 @@
 
 #define __global__
 #define __device__
+#define __shared__ static  // one block runs at a time
 
 struct Index { unsigned int x, y, z; };
 struct alignas(8) uint2 { unsigned int x, y; };
@@ -47,6 +49,21 @@ static int __syncthreads_or(int predicate) {
     for (double slot : slots) any |= slot != 0;
     meet();
     return any;
+}
+
+static void __syncthreads() { meet(); }
+
+// One fiber runs at a time, and none is interrupted.
+template <typename T> static T atomicAdd(T* at, T more) {
+    const T before = *at;
+    *at += more;
+    return before;
+}
+
+static unsigned int __float_as_uint(float value) {
+    unsigned int bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
 }
 
 static float __uint_as_float(unsigned int bits) {

@@ -3,11 +3,16 @@
 import inspect
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
-from kernels import Codes, Kernels, reference
+from kernels import Codes, Kernels, Step, reference
+from tests.kernels import emulated
 from tests.kernels.arrays import KINDS, assert_same_ranking, codes_of, decoded, records, whole_numbers
 
 FUNCTIONS = [name for name in vars(Kernels) if not name.startswith("_")]
@@ -26,7 +31,7 @@ def test_the_real_module_imports_without_a_gpu_and_covers_the_contract():
 
 
 def test_decode_in_several_uploads(cuda, monkeypatch):
-    monkeypatch.setattr(cuda, "_RECORDS_AT_ONCE", 3)
+    monkeypatch.setattr(cuda.cuda_lanes, "RECORDS_AT_ONCE", 3)
     raw = records(8)
     raw.view("<u4")[7, 5099] = 0x7F800001
     for ours, theirs in zip(decoded(cuda, raw), decoded(reference, raw), strict=True):
@@ -43,7 +48,7 @@ def test_decode_reuses_a_thread_s_buffers_and_grows_them(cuda):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("resident", [True, False])
 def test_rerank_in_blocks_of_queries(cuda, kind, resident, monkeypatch):
-    monkeypatch.setattr(cuda, "_RERANK_BYTES", 3000)
+    monkeypatch.setattr(cuda.cuda_rerank, "RERANK_BYTES", 3000)
     queries, rows, at = whole_numbers(1, 12, 20, 8, 6)
     at[3:9] = -1  # whole blocks without a candidate
     codes = codes_of(rows, kind)
@@ -74,14 +79,14 @@ def test_rerank_of_rows_that_begin_anywhere(cuda):
 
 def test_resident_only_where_there_is_room(cuda, monkeypatch):
     codes = codes_of(np.ones((10, 4), np.float32), "uint8")
-    monkeypatch.setattr(cuda, "_UPLOAD_BYTES", 7)  # several pieces
+    monkeypatch.setattr(cuda.cuda_arrays, "UPLOAD_BYTES", 7)  # several pieces
     there = cuda.resident(codes)
     for part, expected in zip(there[:4], codes[:4], strict=True):
         assert isinstance(part, cuda.cupy.ndarray)
         np.testing.assert_array_equal(cuda.cupy.asnumpy(part), expected)
     assert cuda.resident(there).values is there.values
     assert cuda.resident(Codes(codes.values)).low is None
-    monkeypatch.setattr(cuda, "_RESIDENT_SHARE", 0)
+    monkeypatch.setattr(cuda.cuda_arrays, "RESIDENT_SHARE", 0)
     assert cuda.resident(codes) is codes
 
 
@@ -89,7 +94,7 @@ def test_resident_stays_on_the_host_when_the_memory_turns_out_too_small(cuda, mo
     def full(rows):
         raise cuda.cupy.cuda.memory.OutOfMemoryError(1, 2, 3)
 
-    monkeypatch.setattr(cuda, "_upload", full)
+    monkeypatch.setattr(cuda.cuda_arrays, "upload", full)
     codes = codes_of(np.ones((10, 4), np.float32), "uint8")
     assert cuda.resident(codes) is codes
 
@@ -114,13 +119,130 @@ def test_all_functions_run_on_the_gpu_that_was_chosen(cuda, monkeypatch):
     assert entered == [1, 1, 0]
 
 
-def test_arrays_on_the_gpu_are_taken_as_they_are(cuda):
+def test_results_lie_where_the_first_array_lay(cuda):
     queries, rows, at = whole_numbers(3, 4, 10, 8, 5)
-    there = cuda.cupy.asarray
-    found = cuda.project(there(rows), there(queries.T), unit=False)
-    assert type(found) is np.ndarray
-    np.testing.assert_allclose(found, reference.project(rows, queries.T, unit=False), rtol=1e-6)
-    found = cuda.rerank(there(queries), there(at), Codes(there(rows)), "ip", 3)
-    expected = reference.rerank(queries, at, Codes(rows), "ip", 3)
-    np.testing.assert_array_equal(found[0], expected[0])
-    np.testing.assert_array_equal(found[1], expected[1])
+    there, codes = cuda.to_device, cuda.quantize(rows, "uint8")
+    of_rows: dict[str, Any] = {
+        "normalize": cuda.normalize,
+        "project": lambda x: cuda.project(x, queries.T, unit=True),
+        "project onto axes there": lambda x: cuda.project(x, there(queries.T), unit=False),
+        "quantize": lambda x: cuda.quantize(x, "uint4"),
+        "non_finite": cuda.non_finite,
+        "nearest": lambda x: cuda.nearest(x, there(rows), "l2", 3),
+        "rerank": lambda x: cuda.rerank(x[:4], at, codes, "l2", 3),
+        "rerank of none": lambda x: cuda.rerank(x[:4], at[:, :0], codes, "l2", 3),
+        "rerank of candidates there": lambda x: cuda.rerank(x[:4], there(at), cuda.resident(codes), "l2", 3),
+        "nearest_of": lambda x: cuda.nearest_of(x, lambda: iter([(np.arange(10), rows)]), "cosine", 3),
+    }
+    for name, work in of_rows.items():
+        for ours, theirs in zip(flat(work(there(rows))), flat(work(rows)), strict=True):
+            assert isinstance(ours, cuda.cupy.ndarray) and type(theirs) is np.ndarray, name
+            np.testing.assert_array_equal(cuda.to_host(ours), theirs, err_msg=name)
+
+
+def flat(results: Any) -> list[Any]:
+    """The arrays of a result: one, or several and what is no array."""
+    return [part for part in results if hasattr(part, "shape")] if isinstance(results, tuple) else [results]
+
+
+def test_a_cascade_lies_where_its_candidates_lay_and_touches_the_host_once(cuda, monkeypatch):
+    queries, rows, at = whole_numbers(3, 4, 10, 8, 6)
+    steps = [
+        Step(queries, cuda.resident(cuda.quantize(rows, "uint8")), 4),
+        Step(queries, cuda.resident(Codes(rows)), 2),
+    ]
+    expected = reference.cascade(at, [Step(queries, Codes(rows), 4), Step(queries, Codes(rows), 2)], "ip")
+    waits: list[Any] = []
+    real = cuda.cuda_arrays.page_locked
+
+    def page_locked(*args: Any) -> Any:
+        waits.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(cuda.cuda_arrays, "page_locked", page_locked)
+    monkeypatch.setattr(cuda.cupy, "asnumpy", lambda array: pytest.fail("another way to the host"))
+    for part, theirs in zip(cuda.cascade(at, steps, "ip"), expected, strict=True):
+        assert type(part) is np.ndarray
+        np.testing.assert_array_equal(part, theirs)
+    assert len(waits) == 2  # both results, waited for at once
+    found = cuda.cascade(cuda.to_device(at), steps, "ip")
+    assert len(waits) == 2
+    monkeypatch.undo()
+    for part, theirs in zip(found, expected, strict=True):
+        assert isinstance(part, cuda.cupy.ndarray)
+        np.testing.assert_array_equal(cuda.to_host(part), theirs)
+
+
+def test_what_other_libraries_hold_on_the_gpu_is_taken(cuda):
+    rows = cuda.to_device(np.arange(12, dtype=np.float32).reshape(3, 4))
+
+    class Foreign:
+        """An array of a library that offers DLPack alone, on device type 2 (CUDA)."""
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+        def __dlpack__(self, **options):
+            return rows if isinstance(cuda.cupy, emulated.Cupy) else rows.__dlpack__(**options)
+
+    found = cuda.to_device(Foreign())
+    assert isinstance(found, cuda.cupy.ndarray)
+    np.testing.assert_array_equal(cuda.to_host(Foreign()), cuda.to_host(rows))
+    assert cuda.to_device(rows) is rows
+    turned = cuda.to_device(np.arange(12, dtype=np.float32).reshape(3, 4).T)
+    assert turned.flags.c_contiguous and turned.shape == (4, 3)
+
+
+def test_records_decoded_to_stay(kernels):
+    for n in (0, 1, 5):
+        raw = records(n)
+        ours, theirs = kernels.decode_resident(raw), reference.decode_resident(raw)
+        ours.ready.synchronize()
+        for part, expected in zip(ours[:5], theirs[:5], strict=True):
+            assert isinstance(part, kernels.xp.ndarray) and part.dtype == expected.dtype
+            np.testing.assert_allclose(kernels.to_host(part), expected, rtol=2e-7)
+
+
+def test_decoded_bits_flags_and_norms_at_the_ends_of_float32(kernels):
+    raw = records(4)
+    words = raw.view("<u4")
+    words[0, 5099], words[1, 2], words[2, 0] = 0x7F800001, 0xFF800000, 999
+    raw.view("<f4")[3, 1004:], raw.view("<f4")[3, 2:1002] = 1e19, 1e-30
+    found = kernels.decode_resident(kernels.to_device(raw))
+    fc7, fc8, flags, norms7, norms8 = (kernels.to_host(part) for part in found[:5])
+    for ours, theirs in zip((flags, fc7.view("<u4"), fc8.view("<u4")), decoded(reference, raw), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose([norms7[3], norms8[3]], [6.4e20, 1000**0.5 * 1e-30], rtol=1e-6)
+    assert np.isnan(norms7[0]) and np.isposinf(norms8[1])
+
+
+@given(
+    scores=arrays(np.float32, (2, 7), elements=st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1e-45, 2.0, np.inf])),
+    rows=arrays(
+        np.int64, (2, 7), elements=st.sampled_from([-1, 0, 5, (1 << 40) + 1, (1 << 40) + 2, 1 << 62]), fill=st.nothing()
+    ),
+    keep=st.integers(0, 9),
+)
+def test_best_first_of_any_line(cuda, scores, rows, keep):
+    found, best = cuda.best_first(cuda.to_device(rows), cuda.to_device(scores), keep)
+    found, best = cuda.to_host(found), cuda.to_host(best)
+    for i in range(2):
+        there = np.flatnonzero(rows[i] >= 0)
+        order = there[np.lexsort((rows[i][there], -scores[i][there]))][:keep]
+        assert found[i].tolist() == [*rows[i][order].tolist(), *[-1] * (keep - len(order))]
+        assert best[i].tolist() == [*scores[i][order].tolist(), *[-np.inf] * (keep - len(order))]
+
+
+@pytest.mark.parametrize("r", [1, 2, 31, 257, 1024, 1025, 3000, 4097])
+def test_best_first_of_lines_of_any_length(cuda, r):
+    rng = np.random.default_rng(r)
+    scores = rng.integers(0, max(r // 3, 2), (2, r)).astype(np.float32)  # many ties
+    rows = np.array([rng.permutation(r), rng.permutation(r) + (1 << 33)])
+    rows[0, ::5], scores[1, 0] = -1, np.nan
+    found, best = (cuda.to_host(x) for x in cuda.best_first(cuda.to_device(rows), cuda.to_device(scores), r))
+    scores[1, 0] = -np.inf
+    for i in range(2):
+        there = np.flatnonzero(rows[i] >= 0)
+        order = there[np.lexsort((rows[i][there], -scores[i][there]))]
+        assert found[i][: len(order)].tolist() == rows[i][order].tolist() and (found[i][len(order) :] == -1).all()
+        assert best[i][: len(order)].tolist() == scores[i][order].tolist()

@@ -1,0 +1,194 @@
+"""Exact search and self-join in tiles: ceilings hold, nothing that counts is missed, whatever is cut in two."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from kernels import reference, tile_join, tile_nearest
+from kernels.contract import TooManyPairsError
+from kernels.tiles import HostTiles
+from tests.kernels.arrays import METRICS, Array
+
+SHAPES = [(0, 5, 3, 2), (1, 1, 1, 1), (3, 7, 5, 4), (5, 70, 9, 6), (4, 3, 16, 9)]  # queries, rows, dims, k
+
+
+def blocks_of(rows: Array, size: int, first: int = 100) -> Any:
+    """Rows in blocks of a size, as a layer gives them; their numbers are neither dense nor small."""
+    numbers = first + 3 * np.arange(len(rows))
+    return lambda: ((numbers[i : i + size], rows[i : i + size]) for i in range(0, len(rows), size))
+
+
+def feature_like(seed: int, n: int, d: int) -> Array:
+    return np.maximum(np.random.default_rng(seed).standard_normal((n, d)), 0).astype(np.float32)
+
+
+def tiles_of(kernels: Any) -> list[Any]:
+    """The arithmetic of a device as it is, and with tiles and room so small that everything is cut."""
+    if not hasattr(kernels, "cuda_exact"):
+        small = HostTiles()
+        small.lines, small.columns, small.capacity, small.room, small.narrow = 2, 3, 1, 100, 6
+        return [HostTiles(), small]
+    small = kernels.cuda_exact.GpuTiles(side=3, capacity=1)
+    small.room, small.narrow = 100, 6
+    return [kernels.cuda_exact.GpuTiles(), small]
+
+
+def scores_of(queries: Array, rows: Array, metric: Any) -> Array:
+    """Exact scores (q, n) float32."""
+    at, scores = reference.nearest(queries, rows, metric, len(rows))
+    out = np.empty_like(scores)
+    np.put_along_axis(out, at, scores, axis=1)
+    return out
+
+
+def assert_sound(found: Any, queries: Array, rows: Array, metric: Any, k: int, numbers: Array) -> None:
+    """Ceilings and bounds are true, in order; and with no more than what rounding asks for they say something."""
+    exact = scores_of(queries, rows, metric)
+    assert found.rows.shape == found.ceilings.shape == (len(queries), k) and found.bound.shape == (len(queries),)
+    assert found.rows.dtype == np.int64 and found.ceilings.dtype == found.bound.dtype == np.float32
+    for i in range(len(queries)):
+        there = found.rows[i] >= 0
+        assert there.sum() == min(k, len(rows)) and len(set(found.rows[i][there].tolist())) == there.sum()
+        at = np.searchsorted(numbers, found.rows[i][there])
+        assert (numbers[at] == found.rows[i][there]).all()
+        with np.errstate(invalid="ignore"):
+            assert (exact[i][at] <= found.ceilings[i][there]).all()
+        assert (np.sort(found.ceilings[i])[::-1] == found.ceilings[i]).all()
+        others = np.delete(exact[i], at)
+        assert (others <= found.bound[i]).all()
+        assert np.isneginf(found.bound[i]) == (len(others) == 0 or bool(np.isneginf(found.bound[i])))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1, 4, 1000])
+def test_nearest_of(kernels, metric, shape, size):
+    q, n, d, k = shape
+    queries, rows = feature_like(1, q, d), feature_like(2, n, d)
+    numbers = 100 + 3 * np.arange(n)
+    found = kernels.nearest_of(queries, blocks_of(rows, size), metric, k)
+    assert_sound(found, queries, rows, metric, k, numbers)
+    for use in tiles_of(kernels):
+        found = tile_nearest.nearest_of(use, kernels.to_device(queries), blocks_of(rows, size), metric, k)
+        assert_sound(type(found)(*map(kernels.to_host, found)), queries, rows, metric, k, numbers)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_few_more_than_wanted_hold_the_true_nearest_and_the_bound_proves_it(kernels, metric):
+    queries, rows = feature_like(3, 6, 64), feature_like(4, 500, 64)
+    found = kernels.nearest_of(queries, blocks_of(rows, 170), metric, 60)
+    exact = np.sort(scores_of(queries, rows, metric), axis=1)[:, ::-1]
+    assert (exact[:, 9] > found.bound).all()
+    best = np.argsort(-scores_of(queries, rows, metric), axis=1)[:, :10]
+    for i in range(6):
+        assert set((100 + 3 * best[i]).tolist()) <= set(found.rows[i].tolist())
+    # and the ceilings are near: half precision is off by no more than this
+    at = (found.rows - 100) // 3
+    true = np.take_along_axis(scores_of(queries, rows, metric), at, axis=1)
+    scale = {"cosine": 1, "ip": 64, "l2": 256}[metric]
+    assert (np.abs(found.ceilings - true) <= 3e-3 * scale).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("sizes", [(1e20, 1e20), (1e-20, 1e-20), (1e20, 1e-20), (3e38, 1), (1e-42, 1e-42), (0, 1)])
+def test_rows_of_any_size(kernels, metric, sizes):
+    rng = np.random.default_rng(5)
+    queries, rows = (rng.random((3, 8)) - 0.3) * sizes[0], (rng.random((40, 8)) - 0.3) * sizes[1]
+    queries, rows = queries.astype(np.float32), rows.astype(np.float32)
+    rows[::4] *= np.float32(1e-6)
+    rows[7] = 0
+    found = kernels.nearest_of(queries, blocks_of(rows, 16), metric, 5)
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert_sound(found, queries, rows, metric, 5, 100 + 3 * np.arange(40))
+    if metric == "cosine" and sizes[0]:  # no size matters
+        assert (np.sort(scores_of(queries, rows, metric))[:, -1] > found.bound).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_equal_rows_on_both_sides_of_a_border_and_k_past_all(kernels, metric):
+    rows = np.repeat(feature_like(6, 2, 6), 8, axis=0)
+    for k, size in ((3, 8), (8, 5), (16, 8), (20, 3)):
+        found = kernels.nearest_of(rows[:2], blocks_of(rows, size), metric, k)
+        assert_sound(found, rows[:2], rows, metric, k, 100 + 3 * np.arange(16))
+
+
+def test_no_neighbour_wanted(kernels):
+    found = kernels.nearest_of(np.ones((2, 3), np.float32), blocks_of(np.ones((4, 3), np.float32), 2), "ip", 0)
+    assert found.rows.shape == (2, 0) and found.bound.shape == (2,)
+
+
+def pairs_of(rows: Array, threshold: float, metric: Any) -> dict[tuple[int, int], float]:
+    scores = scores_of(rows, rows, metric)
+    n = len(rows)
+    return {(100 + 3 * i, 100 + 3 * j): float(scores[i, j])
+            for i in range(n) for j in range(i + 1, n) if scores[i, j] >= threshold}  # fmt: skip
+
+
+def assert_joined(found: Any, rows: Array, threshold: float, metric: Any) -> None:
+    """Every pair that reaches the threshold is there once, and none that is farther off than rounding explains."""
+    pairs, ceilings = found
+    assert type(pairs) is type(ceilings) is np.ndarray
+    assert pairs.shape == (len(pairs), 2) and pairs.dtype == np.int64 and ceilings.dtype == np.float32
+    keys = [tuple(pair) for pair in pairs.tolist()]
+    assert keys == sorted(set(keys)) and all(a < b for a, b in keys)
+    wanted, every = pairs_of(rows, threshold, metric), pairs_of(rows, -np.inf, metric)
+    assert set(wanted) <= set(keys) <= set(every)
+    for key, ceiling in zip(keys, ceilings.tolist(), strict=True):
+        assert ceiling >= every[key]
+    if metric == "cosine":
+        assert all(every[key] >= threshold - 4e-3 for key in keys)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (2, 1), (17, 5), (14, 100)])
+def test_join(kernels, metric, n, size):
+    rows = feature_like(7, n, 12)
+    rows[n // 2 :: 3] = rows[: len(rows[n // 2 :: 3])]  # duplicates
+    scores = np.array([*pairs_of(rows, -np.inf, metric).values(), 0.0])
+    for threshold in (float(np.quantile(scores, 0.9)), float(scores.max()) + 1e3, -1e30):
+        assert_joined(kernels.join(blocks_of(rows, size), threshold, metric), rows, threshold, metric)
+        for use in tiles_of(kernels):
+            found = tile_join.join(use, blocks_of(rows, size), threshold, metric, 1 << 20)
+            assert_joined(found, rows, threshold, metric)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@given(
+    rows=arrays(np.float32, (6, 3), elements=st.sampled_from([0.0, -0.0, 1.0, -2.0, 1e-42, 1e-20, 3e19, -3e38])),
+    threshold=st.sampled_from([-1e39, -1.0, 0.0, 0.5, 1.0, 1e38]),
+    metric=st.sampled_from(METRICS),
+)
+def test_join_of_any_rows_misses_none(kernels, rows, threshold, metric):
+    assert_joined(kernels.join(blocks_of(rows, 4), threshold, metric), rows, threshold, metric)
+
+
+def test_more_pairs_than_are_wanted(kernels):
+    rows = np.ones((6, 4), np.float32)
+    assert len(kernels.join(blocks_of(rows, 2), 0.9, "cosine", 15)[0]) == 15
+    with pytest.raises(TooManyPairsError, match="more than 14 pairs"):
+        kernels.join(blocks_of(rows, 2), 0.9, "cosine", 14)
+
+
+def test_a_block_that_cannot_be_read_ends_the_search(kernels):
+    def broken():
+        yield np.arange(3), np.ones((3, 4), np.float32)
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        kernels.nearest_of(np.ones((1, 4), np.float32), broken, "ip", 1)
+
+
+def test_blocks_on_the_device_are_used_where_they_are(cuda, monkeypatch):
+    queries, rows = feature_like(8, 3, 6), feature_like(9, 20, 6)
+    there = cuda.to_device(rows)
+    monkeypatch.setattr(cuda.cuda_exact, "page_locked", lambda *a: pytest.fail("staged in host memory"))
+    found = cuda.nearest_of(cuda.to_device(queries), blocks_of(there, 7), "cosine", 4)
+    monkeypatch.undo()
+    expected = cuda.nearest_of(queries, blocks_of(rows, 7), "cosine", 4)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert isinstance(ours, cuda.cupy.ndarray)
+        np.testing.assert_array_equal(cuda.to_host(ours), theirs)
