@@ -1,12 +1,14 @@
-"""FAISS IVF-PQ on either device: the only file that imports faiss.
+"""FAISS IVF-PQ on either device: the only file that imports faiss, the door to both, and what happens on the CPU.
 
 A shard is trained once as a template (coarse quantizer and codebooks) and copied: all shards share what was learned.
-On disk every shard is the CPU form of its index; on CUDA it is copied to the GPU when it is opened.
+On disk and as a template every index has its CPU form; on CUDA a shard is an `engine.index.gpu_shard.GpuShard`.
+
+Arrays lie on the host or on the device (CuPy); results lie where the first array lay.
 """
 
 import importlib
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import DependencyError, EngineError, IndexUnusableError
-from engine.index.spec import GPU_MAX_PROBES, GPU_PQ_M, IndexSpec
+from engine.index import gpu_limits
+from engine.index.spec import IndexSpec
 from kernels import Device, threads
+from kernels.device import GpuLibrary
 
 DISTRIBUTIONS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu12", "faiss-gpu-cu11")
-GPU_MAX_K = 2048  # candidates of one search; of the lists it visits, GPU_MAX_PROBES
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -60,22 +63,24 @@ def gpu_count() -> tuple[int, str]:
     return count, "" if count else "FAISS sees no GPU"
 
 
-def check_gpu_spec(spec: IndexSpec) -> None:
-    """EngineError, before any training, for a resolved specification that classic GPU IVF-PQ cannot hold."""
-    if spec.pq_bits != 8:
-        raise EngineError(f"--bits {spec.pq_bits}: IVF-PQ on CUDA has 8-bit codes only. Use --bits 8, or --device cpu.")
-    if spec.pq_m not in GPU_PQ_M or (spec.reduced or 0) % spec.pq_m:
-        legal = [m for m in GPU_PQ_M if (spec.reduced or 0) % m == 0]
-        nearest = min(legal, key=lambda m: abs(m - (spec.pq_m or 0)))
-        raise EngineError(f"--pq-m {spec.pq_m}: IVF-PQ on CUDA takes {GPU_PQ_M}. The nearest that fits is {nearest}.")
+def has_cuvs() -> bool:
+    """Whether this FAISS was built with NVIDIA's cuVS."""
+    return "NVIDIA_CUVS" in faiss().get_compile_options()
 
 
-def train(sample: F32, spec: IndexSpec, device: Device) -> Any:
-    """A trained, empty index for reduced rows; sample: (t, reduced) float32."""
+def check_gpu_spec(spec: IndexSpec, library: GpuLibrary = "faiss") -> None:
+    """EngineError, before any training, for a resolved specification that IVF-PQ on GPUs cannot hold."""
+    gpu_limits.check_spec(spec, library)
+
+
+def train(sample: Any, spec: IndexSpec, device: Device) -> Any:
+    """A trained, empty index for reduced rows, in its CPU form; sample: (t, reduced) float32, on host or device."""
     module = faiss()
     metric = module.METRIC_INNER_PRODUCT if spec.metric == "ip" else module.METRIC_L2
     if device.kind == "cuda":
-        return _train_on_gpu(sample, spec, metric, device)
+        from engine.index import gpu_shard
+
+        return gpu_shard.train(sample, spec, metric, device)
     quantizer = module.IndexFlat(spec.reduced, metric)
     kind = module.IndexIVFPQFastScan if spec.pq_bits == 4 else module.IndexIVFPQ
     with _failing_clearly("train"):
@@ -85,30 +90,6 @@ def train(sample: F32, spec: IndexSpec, device: Device) -> Any:
         index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1
         index.train(np.ascontiguousarray(sample))
     return index
-
-
-def _train_on_gpu(sample: F32, spec: IndexSpec, metric: int, device: Device) -> Any:
-    module = faiss()
-    check_gpu_spec(spec)
-    config = module.GpuIndexIVFPQConfig()
-    config.device = device.gpus[0]
-    config.use_cuvs = False  # set explicitly: Python and C++ disagree about the default
-    config.useFloat16LookupTables = (spec.pq_m or 0) > 48
-    with _failing_clearly("train on the GPU"):
-        index = module.GpuIndexIVFPQ(_resources(device.gpus[0]), spec.reduced, spec.lists, spec.pq_m, 8, metric, config)
-        index.cp.seed = spec.seed + 1
-        index.train(np.ascontiguousarray(sample))
-        return module.index_gpu_to_cpu(index)
-
-
-@cache
-def _resources(gpu: int) -> Any:
-    """One set of GPU resources per GPU: they hold the temporary memory, and may serve one thread."""
-    module = faiss()
-    resources = module.StandardGpuResources()
-    resources.setTempMemory(1 << 30)
-    del gpu
-    return resources
 
 
 class _failing_clearly:
@@ -122,14 +103,19 @@ class _failing_clearly:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, RuntimeError):
             text = str(error).strip().splitlines()[-1]
-            hint = " The GPU's memory is full: use fewer rows per shard." if "memory" in text.lower() else ""
-            raise EngineError(f"FAISS could not {self._doing}: {text}.{hint}") from error
+            raise EngineError(f"FAISS could not {self._doing}: {text}.") from error
 
 
-def empty_copy(trained: Any, device: Device) -> Any:
-    """A new shard on a device that shares nothing with the template but what it learned."""
-    copy = faiss().clone_index(trained)
-    return copy if device.kind == "cpu" else _to_gpu(copy, device)
+def empty_copy(trained: Any, device: Device, rows: int = 0) -> Any:
+    """A new shard on a device that shares nothing with the template but what it learned.
+
+    rows: how many will be added, if that is known: memory for them is taken at once on CUDA.
+    """
+    if device.kind == "cpu":
+        return faiss().clone_index(trained)
+    from engine.index import gpu_shard
+
+    return gpu_shard.empty_copy(trained, device, rows)
 
 
 def emptied(path: Path) -> Any:
@@ -141,8 +127,9 @@ def emptied(path: Path) -> Any:
 
 def list_sizes(shard: Any) -> I64:
     """How many rows lie in each list of a shard, (lists,)."""
-    lists = (faiss().index_gpu_to_cpu(shard) if _on_gpu(shard) else shard).invlists
-    return np.array([lists.list_size(i) for i in range(shard.nlist)], np.int64)
+    if _on_gpu(shard):
+        return shard.list_sizes()  # type: ignore[no-any-return]
+    return np.array([shard.invlists.list_size(i) for i in range(shard.nlist)], np.int64)
 
 
 def centroids(trained: Any, rows: F32) -> F32:
@@ -152,22 +139,18 @@ def centroids(trained: Any, rows: F32) -> F32:
     return nearest
 
 
-def _to_gpu(shard: Any, device: Device) -> Any:
-    module = faiss()
-    options = module.GpuClonerOptions()
-    options.use_cuvs = False
-    options.useFloat16 = shard.pq.M > 48
-    with _failing_clearly("copy the index to the GPU"):
-        return module.index_cpu_to_gpu(_resources(device.gpus[0]), device.gpus[0], shard, options)
-
-
 def _on_gpu(shard: Any) -> bool:
-    module = faiss()
-    return hasattr(module, "GpuIndexIVF") and isinstance(shard, module.GpuIndexIVF)
+    return bool(getattr(shard, "on_gpu", False))
 
 
-def add(shard: Any, rows: F32, first_row: int) -> None:
-    """Add reduced rows (n, reduced) float32; their ids are row numbers of the store from `first_row` up."""
+def add(shard: Any, rows: Any, first_row: int) -> None:
+    """Add reduced rows (n, reduced) float32, on host or device; their ids are the store's rows from `first_row` up.
+
+    DeviceError when a GPU has no room for them.
+    """
+    if _on_gpu(shard):
+        shard.add(rows, first_row)
+        return
     shard.add_with_ids(np.ascontiguousarray(rows), np.arange(first_row, first_row + len(rows), dtype=np.int64))
 
 
@@ -177,53 +160,81 @@ def save(shard: Any, path: Path) -> None:
     Not by `write_index`: when the disk is full at its last bytes, that prints a line and leaves the file cut short.
     """
     with _failing_clearly(f"write {path}"):
-        data = faiss().serialize_index(faiss().index_gpu_to_cpu(shard) if _on_gpu(shard) else shard)
+        data = faiss().serialize_index(shard.to_host() if _on_gpu(shard) else shard)
     path.write_bytes(data)
 
 
 def load(path: Path, device: Device) -> Any:
     """Open a shard's file on a device; IndexUnusableError when its codes cannot live there."""
+    return load_all([path], device)[0]
+
+
+def load_all(paths: Sequence[Path], device: Device) -> list[Any]:
+    """Open the shards of an index on a device: on CUDA placed by their size over its GPUs, see `placement.place`.
+
+    IndexUnusableError when a file is damaged or its codes cannot live there; DeviceError when a shard is larger than
+    what a GPU may be filled with.
+    """
+    if device.kind == "cpu":
+        return [_read(path) for path in paths]
+    from engine.index import gpu_shard
+
+    sizes = []
+    for path in paths:
+        seen = _read(path, mapped=True)
+        if isinstance(seen, faiss().IndexIVFPQFastScan):
+            raise IndexUnusableError(
+                f"{path}: 4-bit FastScan codes, which IVF-PQ on CUDA does not have. Search with --device cpu, or build "
+                "again with --device cuda (8-bit codes)."
+            )
+        sizes.append((gpu_shard.shape_of(seen), int(seen.ntotal)))
+        _check_opens(path, sizes[-1][0], device.gpu.library)
+    return gpu_shard.open_shards([partial(_read, path) for path in paths], sizes, device)
+
+
+def _read(path: Path, *, mapped: bool = False) -> Any:
+    """A file in its CPU form; mapped: its lists stay in the file, which must stay as it is meanwhile."""
     module = faiss()
     try:
-        shard = module.read_index(str(path))
+        return module.read_index(str(path), module.IO_FLAG_MMAP if mapped else 0)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise IndexUnusableError(f"{path}: FAISS cannot read it ({reason}). Build the index again.") from error
-    if device.kind == "cpu":
-        return shard
-    if isinstance(shard, module.IndexIVFPQFastScan):
-        raise IndexUnusableError(
-            f"{path}: 4-bit FastScan codes, which IVF-PQ on CUDA does not have. Search with --device cpu, or build "
-            "again with --device cuda (8-bit codes)."
-        )
-    return _to_gpu(shard, device)
+
+
+def _check_opens(path: Path, shape: gpu_limits.Shape, library: GpuLibrary) -> None:
+    spec = IndexSpec.model_construct(layer="", reduced=shape.dim, pq_m=shape.m, pq_bits=shape.bits)  # type: ignore[arg-type]
+    try:
+        gpu_limits.check_spec(spec, library)
+    except EngineError as error:
+        raise IndexUnusableError(f"{path}: {error} Or build it again.") from None
 
 
 def most_candidates(device: Device, rows: int) -> int:
     """The most candidates that one search of an index of so many rows can give on a device."""
-    return rows if device.kind == "cpu" else min(rows, GPU_MAX_K)
+    return rows if device.kind == "cpu" else min(rows, gpu_limits.MOST[device.gpu.library])
+
+
+def most_probes(device: Device, lists: int) -> int:
+    """The most of so many lists that one search visits on a device."""
+    return lists if device.kind == "cpu" else min(lists, gpu_limits.MOST[device.gpu.library])
 
 
 def filters(device: Device) -> bool:
-    """Whether `search` takes a filter on this device: classic IVF-PQ on CUDA passes over it in silence."""
-    return device.kind == "cpu"
+    """Whether `search` takes a filter on this device: FAISS's own IVF-PQ on CUDA passes over it in silence."""
+    return device.kind == "cpu" or device.gpu.library == "cuvs"
 
 
 def search(
-    shard: Any, queries: F32, count: int, probes: int, bits: npt.NDArray[np.uint8] | None = None
-) -> tuple[F32, I64]:
+    shard: Any, queries: Any, count: int, probes: int, bits: npt.NDArray[np.uint8] | None = None
+) -> tuple[Any, Any]:
     """The `count` nearest codes for each reduced query: (closeness (q, count), rows (q, count); −1 = absent).
 
     Closeness is higher-is-better for every metric. bits: row i may be found if bit i % 8 of byte i // 8 is set.
     """
     module = faiss()
-    if _on_gpu(shard) and (count > GPU_MAX_K or min(probes, shard.nlist) > GPU_MAX_PROBES):
-        raise EngineError(
-            f"--rerank {count}, --probes {probes}: IVF-PQ on CUDA takes at most {GPU_MAX_K} of each. "
-            "Lower them, or use --device cpu."
-        )
-    if bits is not None and _on_gpu(shard):
-        raise AssertionError("a filter would be ignored")
+    if _on_gpu(shard):
+        return search_all([shard], queries, count, probes, bits)
     parameters = _parameters(min(probes, shard.nlist))
     if bits is not None:
         parameters = module.SearchParametersIVF(nprobe=parameters.nprobe, sel=module.IDSelectorBitmap(bits))
@@ -232,6 +243,35 @@ def search(
     if shard.metric_type != module.METRIC_INNER_PRODUCT:
         distances = -distances
     return distances, rows
+
+
+def search_all(
+    shards: Sequence[Any], queries: Any, count: int, probes: int, bits: npt.NDArray[np.uint8] | None = None
+) -> tuple[Any, Any]:
+    """`search` in all shards of an index: the `count` nearest of them together, in no order when there are several.
+
+    On CUDA every GPU searches its own shards at the same time, and they are in order.
+    """
+    if _on_gpu(shards[0]):
+        from engine.index import gpu_search
+
+        if bits is not None and not filters(shards[0].device):
+            raise AssertionError("a filter would be ignored")
+        return gpu_search.search_all(shards, queries, count, probes, bits)
+    found = [search(shard, queries, count, probes, bits) for shard in shards]
+    if len(found) == 1:
+        return found[0]
+    closeness = np.concatenate([distances for distances, _ in found], axis=1)
+    rows = np.concatenate([rows for _, rows in found], axis=1)
+    closeness[rows < 0] = -np.inf
+    best = np.argpartition(closeness, -count, axis=1)[:, -count:]
+    return np.take_along_axis(closeness, best, axis=1), np.take_along_axis(rows, best, axis=1)
+
+
+def fewest(shards: Sequence[Any], probes: int) -> int:
+    """How many rows any so many lists of all shards hold at least; 0 where it is not known."""
+    sizes = [getattr(shard, "sizes", None) for shard in shards]
+    return sum(int(size[min(probes, len(size)) - 1]) if size is not None else 0 for size in sizes)
 
 
 @cache
@@ -259,13 +299,21 @@ def in_spans(n: int, least: int, work: Callable[[int, int], object]) -> None:
     threads.in_spans(n, least, alone)
 
 
-def describe_build() -> dict[str, Any]:
-    """What FAISS this is: version, distribution, compile options, SIMD level."""
+def describe_build(device: Device | None = None) -> dict[str, Any]:
+    """What FAISS this is: version, distribution, compile options, SIMD level; of a device with GPUs, how it uses them.
+
+    gpu_library: faiss or cuvs. gpu_memory: bytes of each GPU for shards and FAISS's temporary memory.
+    """
     module = faiss()
     level = module.SIMDConfig.get_level_name() if hasattr(module, "SIMDConfig") else "unknown"
-    return {
+    build = {
         "version": module.__version__,
         "distributions": installed_builds(),
         "options": module.get_compile_options().strip(),
         "simd": level,
     }
+    if device is not None and device.kind == "cuda":
+        from engine.index.gpu import gpus_of
+
+        build |= {"gpu_library": device.gpu.library, "gpu_memory": [gpu.memory for gpu in gpus_of(device)]}
+    return build
