@@ -1,6 +1,7 @@
 """`synth` and `ingest`: photo collections and the stores made from them."""
 
 import shlex
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +13,7 @@ from engine.cli.options import DeviceOption, JsonOption, device_facts, settle, w
 from engine.words import counted, sized
 
 if TYPE_CHECKING:
+    from engine.index.stream import Following
     from engine.store.ingest import IngestReport
     from kernels import Device
 
@@ -86,16 +88,14 @@ def ingest(
 
     layers = _layers(build)
     settled = settle(device, needs_faiss=bool(layers))
-    with Reporter() as progress:
-        report = ingest_files(
-            sources, store, device=settled, strict=strict, replace=replace, threads=threads, progress=progress
-        )
-    if not json_:
-        say_facts(_title(report), [*_counts(report), *_stages(report), device_facts(settled)])
-    if report.refused:
-        aside = "file was" if report.refused == 1 else "files were"
-        warn(f"{report.refused:,} {aside} set aside; {store / 'quarantine.jsonl'} says why.")
-    indices = _build(store, layers, settled, json_=json_) if layers else []
+    with _following(store, layers, settled) as following:
+        with Reporter() as progress:
+            report = ingest_files(
+                sources, store, device=settled, strict=strict, replace=replace, threads=threads, progress=progress,
+                follower=following,
+            )  # fmt: skip
+        _say_ingest(report, device_facts(settled), json_=json_)
+        indices = _build(following, device_facts(settled), json_=json_) if following else []
     if json_:
         bound = {"bound": report.bound, "quarantine": store / "quarantine.jsonl"}
         say_json(asdict(report) | bound | ({"indices": indices} if layers else {}))
@@ -109,6 +109,14 @@ def ingest(
         raise typer.Exit(3)
 
 
+def _say_ingest(report: "IngestReport", device: tuple[str, object], *, json_: bool) -> None:
+    if not json_:
+        say_facts(_title(report), [*_counts(report), *_stages(report), device])
+    if report.refused:
+        aside = "file was" if report.refused == 1 else "files were"
+        warn(f"{report.refused:,} {aside} set aside; {report.store / 'quarantine.jsonl'} says why.")
+
+
 def _layers(build: str | None) -> list[str]:
     """The layers that --build names, each once."""
     from engine.store.dat import LAYERS
@@ -120,19 +128,27 @@ def _layers(build: str | None) -> list[str]:
     return layers
 
 
-def _build(store: Path, layers: list[str], device: "Device", *, json_: bool) -> list[dict[str, Any]]:
+def _following(store: Path, layers: list[str], device: "Device") -> "AbstractContextManager[Following | None]":
+    """What builds the indices, if there are to be any; FAISS is not looked for otherwise."""
+    if not layers:
+        return nullcontext()
+    from engine.index.stream import Following
+
+    return Following(store, layers, device)
+
+
+def _build(following: "Following", device: tuple[str, object], *, json_: bool) -> list[dict[str, Any]]:
     """Build the indices that --build names; what `build --json` says of each."""
     from engine.cli.build import _document, _say, _tuned
-    from engine.index.stream import build_next
 
     documents = []
-    for number, layer in enumerate(layers):
-        tuned = _tuned(store / "indices" / layer)
+    for number, layer in enumerate(following.layers):
+        tuned = _tuned(following.path / "indices" / layer)
         with Reporter() as progress:
-            built = build_next(store, layers[number:], device=device, progress=progress)
+            built = following.build_next(following.layers[number:], progress)
         documents.append(_document(built))
         if not json_:
-            _say(built, device_facts(device), untuned=tuned and not built.reused)
+            _say(built, device, untuned=tuned and not built.reused)
     return documents
 
 

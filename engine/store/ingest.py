@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from engine.store.doubles import one_per_photo
 from engine.store.durable import disk_errors
 from engine.store.listed import Refused
 from engine.store.sources import Found, Listing, find_sources
-from engine.store.stages import Pipeline
+from engine.store.stages import Consumer, Follower, Pipeline
 from engine.store.store import Store, removed_rows
 from engine.store.writer import StoreWriter
 from engine.words import counted, sized
@@ -80,6 +80,7 @@ def ingest(
     replace: bool = False,
     threads: int | None = None,
     progress: Progress = silent,
+    follower: Follower | None = None,
 ) -> IngestReport:
     """Read every record below `sources`, folders and archives, into the store at `store`, which is made or grows.
 
@@ -102,6 +103,7 @@ def ingest(
     finding = time.perf_counter() - started
     with StoreWriter(store, LAYERS, append=True, progress=progress) as writer:
         job = _Ingest(found, writer, device, strict=strict, threads=threads or READERS, progress=progress)
+        job.follower = follower
         try:
             job.run()
         except DiskFullError as error:
@@ -149,6 +151,7 @@ class _Ingest(_Counts):
         self.gone_ids = known_ids[:0] if gone is None else known_ids[gone]
         self.records = 0
         self.stages: dict[str, float] = {}
+        self.follower: Follower | None = None
         self.unpacking: bytes | None = None  # the archive that is being read from its beginning
 
     def run(self) -> None:
@@ -180,7 +183,11 @@ class _Ingest(_Counts):
         if self.device.kind == "cpu":
             yield from copy_records(records, self.writer, self.device, self.threads)
             return
-        pipeline = Pipeline(records, self.writer, self.device, self.threads)
+        consumers: Mapping[str, Consumer] = {}
+        in_order = not (self.writer.base or self.writer.found or self.found.streams)
+        if self.follower and in_order and len(records):
+            consumers = self.follower.consumers(records, self.progress)
+        pipeline = Pipeline(records, self.writer, self.device, self.threads, consumers)
         yield from pipeline.run()
         self.stages = pipeline.shares
 

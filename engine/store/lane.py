@@ -32,7 +32,7 @@ class Lane:
     """Room on the device for one block of up to `files` records. For one thread, inside `on_gpu`.
 
     layers: after `send`, the block's rows on the device, by name; on `stream` they are valid at once, elsewhere and
-    in the block on the host after `wait`, and until the next `send`.
+    in the block on the host after `wait`, and until the next `send` (see `leave_until`).
     """
 
     def __init__(self, kernels: Kernels, files: int) -> None:
@@ -57,6 +57,12 @@ class Lane:
             for device, host in [*((self.layers[name], getattr(block, name)) for name in LAYERS), (flags, block.flags)]:
                 device.get(stream=self.stream, out=host[:n], blocking=False)
             next(marks).record(self.stream)
+
+    def leave_until(self, stream: Any) -> None:
+        """Let what `stream` was given so far be done before the layers' memory is written to again."""
+        read = self._xp.cuda.Event(disable_timing=True)
+        read.record(stream)
+        self.stream.wait_event(read)
 
     def wait(self) -> dict[str, float]:
         """Return when the block is back on the host; seconds that each stage took on the device."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from engine.progress import Progress
 from engine.store import copy
 from engine.store.arrays import Written
 from engine.store.dat import LAYERS, RECORD_BYTES
@@ -39,6 +40,13 @@ class Consumer(Protocol):
 
         Called in the order of the rows, by one thread.
         """
+
+
+class Follower(Protocol):
+    """Wants the rows of a new store as they are made."""
+
+    def consumers(self, records: Listing, progress: Progress) -> Mapping[str, Consumer]:
+        """Who takes the rows of which layers; records: those of all rows, in order, unless some are refused yet."""
 
 
 @dataclass
@@ -136,6 +144,7 @@ class Pipeline:
         with on_gpu(self._kernels, self.device):
             lanes = [Lane(self._kernels, self._files) for _ in range(min(LANES, self._blocks))]
             self._lanes = [*lanes]
+            self._consuming = self._kernels.xp.cuda.Stream(non_blocking=True)
             try:
                 while (taken := self._arrived.take()) is not None:
                     if not self._kept(taken[1]):
@@ -145,6 +154,7 @@ class Pipeline:
             finally:
                 for lane in lanes:  # after an error too: the memory that it copies to is not this job's for ever
                     lane.stream.synchronize()
+                self._consuming.synchronize()
 
     def _kept(self, block: _Block) -> bool:
         """Take over what an interrupted run left of a block; where other rows stand before it now, read it instead."""
@@ -185,13 +195,15 @@ class Pipeline:
 
     def _consume(self, block: _Block, first: int, *, as_sent: bool) -> None:
         assert block.lane is not None
-        with block.lane.stream:
+        with self._consuming:
             for layer, consumer in self.consumers.items():
                 with self._flow.at_work(f"index {layer}"):
                     rows = block.lane.layers[layer]
                     if not as_sent:  # some were refused, or read again: what is right is on the host
                         rows = self._kernels.to_device(getattr(block.rows, layer)[: len(block.ids)])
                     consumer.consume(rows, first)
+        if self.consumers:
+            block.lane.leave_until(self._consuming)
 
     def _write(self) -> None:
         while (taken := self._ready.take()) is not None:

@@ -13,7 +13,7 @@ from engine.index import stream
 from engine.index.build import build_index
 from engine.store import ingest as module
 from engine.store.store import Store
-from tests.builders import files_below, write_photo, write_photos
+from tests.builders import CPU, files_below, write_photo, write_photos
 
 Run = Callable[..., Result]
 
@@ -91,7 +91,7 @@ def test_a_build_that_fails_leaves_the_photos(run: Run, photos: Path, tmp_path: 
 
 def test_the_error_names_every_index_that_is_left(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"--layer fc7` and `mirsearch build .*absent --layer fc8`\.$"):
-        stream.build_next(tmp_path / "absent", ["fc7", "fc8"], device=None)  # type: ignore[arg-type]
+        stream.Following(tmp_path / "absent", ["fc7", "fc8"], CPU).build_next(["fc7", "fc8"])
 
 
 def test_stages_are_said_with_what_bounds_them(run: Run, photos: Path, tmp_path: Path, monkeypatch) -> None:

@@ -56,6 +56,9 @@ class Event:
 
     def synchronize(self) -> None:
         self._device.counts["synchronize"] += 1
+        self.happen()
+
+    def happen(self) -> None:
         while self._pass in self._stream.work:
             self._stream.work.pop(0)()
 
@@ -74,6 +77,9 @@ class Stream:
     def add(self, stage: str, work: Callable[[], None]) -> None:
         self.device.reach(stage)
         self.work += [lambda: time.sleep(self.device.slow.get(stage, 0)), work]
+
+    def wait_event(self, event: Event) -> None:
+        self.work.append(event.happen)
 
     def synchronize(self) -> None:
         while self.work:
@@ -97,7 +103,7 @@ class FakeDevice:
             cuda=SimpleNamespace(
                 Device=nullcontext,
                 Stream=lambda non_blocking: Stream(self),
-                Event=lambda: Event(self),
+                Event=lambda disable_timing=False: Event(self),
                 get_elapsed_time=lambda start, stop: (stop.time - start.time) * 1000,
             ),
         )  # fmt: skip
