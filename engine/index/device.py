@@ -1,7 +1,11 @@
 """Settling on a device, once per command."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from engine.errors import DeviceError, InputError
 from engine.index import ivfpq
+from engine.index.gpu_errors import explained, is_of_gpu
 from kernels import Device, parse_device
 from kernels.device import GpuOptions, cupy_gpus
 
@@ -46,3 +50,19 @@ def _uses(options: GpuOptions, *, needs_faiss: bool) -> list[str]:
     if options.memory is not None:
         said.append(f"at most {options.memory:,} bytes of each GPU for shards")
     return said + ["every shard on each GPU"] * options.replicate
+
+
+@contextmanager
+def failing_clearly(device: Device, doing: str) -> Iterator[None]:
+    """One DeviceError line for what CuPy says of a GPU that fails or is full; FAISS's errors have theirs already.
+
+    doing: what the GPU is for here, a verb: "search". Other errors go on as they are.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if device.kind == "cpu":
+            raise
+        if not is_of_gpu(error):
+            raise
+        raise explained(error, device.gpus[0], doing) from error

@@ -8,7 +8,6 @@ import atexit
 import contextlib
 import importlib
 import queue
-import re
 import threading
 import traceback
 import weakref
@@ -20,6 +19,7 @@ import numpy as np
 
 from engine.errors import DeviceError, EngineError
 from engine.index import ivfpq
+from engine.index.gpu_errors import explained
 from kernels import Device
 from kernels.device import GpuOptions, array_module
 
@@ -27,47 +27,10 @@ SHARE = 0.5  # of the memory that is free, unless --gpu-memory says how much: co
 TEMPORARY_PART, MOST_TEMPORARY = 8, 1 << 30  # of the memory, for what FAISS needs during a search; in bytes at most
 LANES = 2
 
-_FAILURES = (
-    ("cudaErrorInsufficientDriver", "NVIDIA's driver is too old for this CUDA. Update it, install 'mirsearch[cuda12]'"),
-    ("cudaErrorDevicesUnavailable", "the GPU is busy or in exclusive use. Wait, choose another by --device cuda:N"),
-    ("cudaErrorECCUncorrectable", "the GPU's memory is damaged (ECC). Reset it, choose another by --device cuda:N"),
-    ("uncorrectable ECC", "the GPU's memory is damaged (ECC). Reset it, choose another by --device cuda:N"),
-)
-_LOST = ("cudaErrorLaunchFailure", "cudaErrorIllegalAddress", "cudaErrorUnknown", "unspecified launch failure",
-         "cudaErrorDeviceUninitialized", "has fallen off the bus", "cudaErrorSystemNotReady")  # fmt: skip
-_MEMORY = ("out of memory", "out_of_memory", "alloc fail", "bad_alloc", "cudaErrorMemoryAllocation")
-
 
 def cupy() -> Any:
     """CuPy, which is there wherever a device was settled to be CUDA."""
     return importlib.import_module("cupy")
-
-
-def is_memory_error(error: BaseException) -> bool:
-    """Whether an error of FAISS or CuPy says that the GPU's memory did not suffice."""
-    return isinstance(error, MemoryError) or any(word in str(error) for word in _MEMORY)
-
-
-def explained(error: BaseException, gpu: int, doing: str) -> EngineError:
-    """One line for an error of FAISS or CuPy: what failed, how much was asked for and is free, what to do."""
-    text = " ".join(str(error).split())
-    if is_memory_error(error):
-        asked = re.search(r"(?:size|allocating) ([\d,]+) bytes", text)
-        wanted = f" asked for {int(asked[1].replace(',', '')):,} bytes," if asked else ""
-        free = ""
-        with contextlib.suppress(Exception):
-            free = " {:,} of {:,} bytes are free".format(*cupy().cuda.runtime.memGetInfo())
-        return DeviceError(
-            f"cuda:{gpu}: out of memory while FAISS was to {doing}:{wanted}{free}. Lower --gpu-memory, use smaller "
-            "shards (--rows-per-shard), or --device cpu."
-        )
-    for sign, meaning in _FAILURES:
-        if sign in text:
-            return DeviceError(f"cuda:{gpu}: {meaning}, or use --device cpu.")
-    if any(sign in text for sign in _LOST):
-        return DeviceError(f"cuda:{gpu}: the GPU was lost while FAISS was to {doing} ({text}). Start again, or use "
-                           "--device cpu; `nvidia-smi` says more.")  # fmt: skip
-    return EngineError(f"FAISS could not {doing}: {text}.")
 
 
 _Job = tuple["Future[Any]", str, Callable[..., Any], tuple[Any, ...]]

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from engine.errors import DeviceError
 from engine.index import ivfpq
-from engine.index.gpu import Copy, Gpu, Lane, Room, cupy, gpus_of, in_order, is_memory_error
+from engine.index.gpu import Copy, Gpu, Lane, Room, cupy, gpus_of, in_order
+from engine.index.gpu_errors import is_memory_error
 from engine.index.gpu_limits import FLOAT32_TABLES_M, Shape, check_spec, shard_bytes
 from engine.index.gpu_rows import bits_from, counted_from_0, list_sizes, renumber
 from engine.index.placement import place

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import kernels
 from engine.errors import DeviceError, EngineError
 from engine.index import ivfpq, shards
 from engine.index.gpu_limits import shard_bytes
 from engine.index.gpu_shard import shape_of
+from kernels import Codes, Step
 from kernels.device import GpuLibrary
-from tests.index.gpu_shards import CPU, FIRST, ROWS, cuda, expected, files, machine_of, rows
+from tests.index.gpu_shards import CPU, DIM, FIRST, ROWS, cuda, expected, files, machine_of, rows
+from tests.kernels import emulated
 
 LIBRARIES = ("faiss", "cuvs")
 
@@ -160,7 +163,7 @@ def test_a_gpu_out_of_memory_is_one_line_and_the_search_after_it_works(tmp_path,
         before, machine.memory = machine.memory, machine.used[0] + 1000
         with pytest.raises(
             DeviceError,
-            match=r"cuda:0: out of memory while FAISS was to search: asked for [\d,]+ bytes,"
+            match=r"cuda:0: not enough memory to search: asked for [\d,]+ bytes,"
             r" [\d,]+ of [\d,]+ bytes are free\. Lower --gpu-memory, .*--rows-per-shard.*--device cpu",
         ):
             ivfpq.search_all(opened, rows()[:3], 10, 4)
@@ -205,3 +208,31 @@ def test_removed_rows_are_left_out(inside, tmp_path, monkeypatch):
         np.testing.assert_array_equal(unsure, wanting)
         assert not mask[found[found >= 0]].any()
         del opened
+
+
+def test_a_whole_search_stays_on_the_device(tmp_path, monkeypatch):
+    """Queries up, projected, searched and compared exactly, results down: nothing waits in between."""
+    paths, queries = files(tmp_path, 2), rows(7)[:20]
+    axes = np.linalg.qr(np.random.default_rng(8).standard_normal((DIM, DIM)))[0].astype("f4")
+    held = np.zeros((FIRST + ROWS, DIM), np.float32)
+    held[FIRST:] = rows()
+    step = Step(queries, Codes(held), 10)
+    on_cpu = kernels.load("reference")
+    visit = shards.Visit(count=50, probes=6, most=6)
+    candidates = shards.enough_candidates(
+        ivfpq.load_all(paths, CPU), on_cpu.project(queries, axes, unit=False), visit, 11
+    )
+    wanted = on_cpu.cascade(candidates, [step], "l2")
+    with machine_of(monkeypatch) as machine:
+        on_gpu = emulated.load()
+        opened = ivfpq.load_all(paths, cuda())
+        asked = on_gpu.to_device(queries)
+        machine.log.clear()
+        candidates = shards.enough_candidates(opened, on_gpu.project(asked, axes, unit=False), visit, 11)
+        found = on_gpu.cascade(candidates, [Step(asked, on_gpu.resident(Codes(held)), 10)], "l2")
+        assert all(isinstance(part, machine.cupy.ndarray) for part in (candidates, *found))
+        assert ("lane 0", "synchronize") not in machine.log
+        found = [on_gpu.to_host(part) for part in found]
+        del opened, asked, candidates
+    assert (found[0] == wanted[0]).mean() > 0.95  # the projection rounds otherwise
+    np.testing.assert_allclose(found[1][:, 0], wanted[1][:, 0], rtol=1e-5)
