@@ -92,7 +92,8 @@ class GpuTiles:
         sides = tile.by_line[a:b], tile.by_column[c:d], tile.less[c:d], least[a:b]
         sizes = self.capacity, a * stride + c, stride, tile.past + a - c
         args = (tile.products, *sides, *self.places, self.count, *map(np.int64, sizes), np.int32(d - c))
-        launch("above.cu", "above", blocks, args)
+        if blocks:
+            launch("above.cu", "above", blocks, args)
         found = int(self.count[0])
         if found > self.capacity:
             return None

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,7 +11,17 @@ from kernels import tiles
 from kernels.contract import F32, I64, Blocks, Metric, TooManyPairsError
 from kernels.tiles import ALL, Arithmetic, Found, Operand, Tile
 
-Piece = tuple[Any, Operand]
+
+class _Piece(NamedTuple):
+    """Rows that are lines of some tiles and columns of others: their numbers, and all of them that a tile takes."""
+
+    numbers: Any
+    values: Any
+    length: Any
+    by_line: Any
+    least: Any
+    by_column: Any
+    less: Any
 
 
 def join(use: Arithmetic, blocks: Blocks, threshold: float, metric: Metric, most: int) -> tuple[I64, F32]:
@@ -21,22 +32,35 @@ def join(use: Arithmetic, blocks: Blocks, threshold: float, metric: Metric, most
     found = _Pairs(most)
     done, whole = 0, False
     while not whole:
-        held: list[Piece] = []
-        room, at, whole = use.room, 0, True
-        for numbers, rows in tiles.pieces(use, blocks):
-            at += len(numbers)
-            if at <= done:
-                continue
-            room -= rows.values.nbytes
+        held: list[_Piece] = []
+        room, whole = use.room, True
+        for numbers, rows in tiles.pieces(use, partial(_after, blocks, done)):
+            piece = _piece(use, numbers, rows, threshold, metric)
+            room -= piece.values.nbytes
             if whole and (room >= 0 or not held):
-                held.append((numbers, rows))
-                last = at
+                held.append(piece)
             else:
                 whole = False
             for lines in held:
-                _join_tile(use, lines, (numbers, rows), (threshold, metric), found)
-        done = last if held else at
+                _join_tile(use, lines, piece, metric, found)
+        done += sum(len(piece.numbers) for piece in held)
     return found.result()
+
+
+def _after(blocks: Blocks, done: int) -> Iterator[tuple[Any, Any]]:
+    """All blocks but for the first `done` rows."""
+    for numbers, rows in blocks():
+        skip = min(done, len(numbers))
+        done -= skip
+        if skip < len(numbers):
+            yield numbers[skip:], rows[skip:]
+
+
+def _piece(use: Arithmetic, numbers: Any, rows: Operand, threshold: float, metric: Metric) -> _Piece:
+    xp, slack = use.xp, use.slack(rows.values.shape[1])
+    least = tiles.to_least(xp, rows, threshold, metric, slack)
+    columns = tiles.by_column(xp, rows, metric, slack)
+    return _Piece(numbers, rows.values, rows.length, tiles.by_line(xp, rows, metric), least, *columns)
 
 
 class _Pairs:
@@ -61,26 +85,23 @@ class _Pairs:
         return np.column_stack([first, second])[order], np.asarray(scores[order], np.float32)
 
 
-def _join_tile(use: Arithmetic, lines: Piece, columns: Piece, wanted: tuple[float, Metric], found: _Pairs) -> None:
+def _join_tile(use: Arithmetic, lines: _Piece, columns: _Piece, metric: Metric, found: _Pairs) -> None:
     """The pairs of two pieces of rows; of a piece with itself, those above the diagonal."""
-    (threshold, metric), (first, left), (second, right) = wanted, lines, columns
-    xp, slack = use.xp, use.slack(left.values.shape[1])
-    factor, least = tiles.by_line(xp, left, metric), tiles.to_least(xp, left, threshold, metric, slack)
-    scale, less = tiles.by_column(xp, right, metric, slack)
-    itself = left is right
+    slack, itself = use.slack(lines.values.shape[1]), lines is columns
 
     def work(a: int, b: int) -> None:
         for start in range(a, b, use.lines):
             at = np.s_[start : min(start + use.lines, b)]
             after = np.s_[start if itself else 0 :]
-            products = use.product(left.values[at], right.values[after])
+            products = use.product(lines.values[at], columns.values[after])
             box = 0, products.shape[0], 0, products.shape[1]
-            tile = Tile(products, factor[at], scale[after], less[after], box, 0 if itself else ALL)
-            for i, j, ceilings in _all_above(use, tile, least[at]):
-                scores = tiles.to_scores(xp, left.length[at][i], ceilings, metric, slack)
-                found.add(*(use.host(part) for part in (first[at][i], second[after][j], scores)))
+            sides = lines.by_line[at], columns.by_column[after], columns.less[after]
+            tile = Tile(products, *sides, box, 0 if itself else ALL)
+            for i, j, ceilings in _all_above(use, tile, lines.least[at]):
+                scores = tiles.to_scores(use.xp, lines.length[at][i], ceilings, metric, slack)
+                found.add(*(use.host(part) for part in (lines.numbers[at][i], columns.numbers[after][j], scores)))
 
-    use.spread(len(first), use.lines, work)
+    use.spread(len(lines.numbers), use.lines, work)
 
 
 def _all_above(use: Arithmetic, tile: Tile, least: Any) -> Iterator[Found]:

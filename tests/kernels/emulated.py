@@ -96,6 +96,7 @@ class RawModule:
 
 def run(function: Any, blocks: int, threads: int, args: Any) -> None:
     """Call a kernel with device arrays and NumPy scalars, as CuPy does."""
+    assert blocks > 0 and 0 < threads <= 1024, "a grid or a block that CUDA refuses"
     held: list[Any] = []
     for arg in args:
         if isinstance(arg, DeviceArray):

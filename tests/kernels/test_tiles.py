@@ -1,5 +1,6 @@
 """Exact search and self-join in tiles: ceilings hold, nothing that counts is missed, whatever is cut in two."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from kernels import reference, tile_join, tile_nearest
 from kernels.contract import TooManyPairsError
-from kernels.tiles import HostTiles
+from kernels.tiles import ALL, HostTiles, Tile
 from tests.kernels.arrays import METRICS, Array
 
 SHAPES = [(0, 5, 3, 2), (1, 1, 1, 1), (3, 7, 5, 4), (5, 70, 9, 6), (4, 3, 16, 9)]  # queries, rows, dims, k
@@ -116,6 +117,21 @@ def test_equal_rows_on_both_sides_of_a_border_and_k_past_all(kernels, metric):
         assert_sound(found, rows[:2], rows, metric, k, 100 + 3 * np.arange(16))
 
 
+def test_blocks_without_rows(kernels):
+    rows = np.eye(3, dtype=np.float32)
+
+    def blocks():
+        for part in (rows[:0], rows[:2], rows[:0], rows[2:]):
+            yield np.arange(len(part)) + (0 if len(part) != 1 else 2), part
+
+    found = kernels.nearest_of(rows[:1], blocks, "ip", 3)
+    assert sorted(found.rows[0].tolist()) == [0, 1, 2] and np.isneginf(found.bound).all()
+    assert kernels.join(blocks, -1.0, "cosine")[0].tolist() == [[0, 1], [0, 2], [1, 2]]
+    for nothing in (lambda: iter(()), lambda: iter([(np.arange(0), rows[:0])])):
+        assert (kernels.nearest_of(rows, nothing, "l2", 2).rows == -1).all()
+        assert kernels.join(nothing, 0.0, "l2")[0].shape == (0, 2)
+
+
 def test_no_neighbour_wanted(kernels):
     found = kernels.nearest_of(np.ones((2, 3), np.float32), blocks_of(np.ones((4, 3), np.float32), 2), "ip", 0)
     assert found.rows.shape == (2, 0) and found.bound.shape == (2,)
@@ -192,3 +208,53 @@ def test_blocks_on_the_device_are_used_where_they_are(cuda, monkeypatch):
     for ours, theirs in zip(found, expected, strict=True):
         assert isinstance(ours, cuda.cupy.ndarray)
         np.testing.assert_array_equal(cuda.to_host(ours), theirs)
+
+
+def test_the_next_block_is_read_while_one_is_at_work_and_no_further_one(cuda):
+    read: list[int] = []
+    second = threading.Event()
+
+    def blocks() -> Any:
+        for i in range(5):
+            read.append(i)
+            if i == 1:
+                second.set()
+            yield np.arange(i, i + 1), np.full((1, 4), i, np.float32)
+
+    taken: list[tuple[int, float]] = []
+    for numbers, rows in cuda.cuda_exact.GpuTiles(side=4).stream(blocks()):
+        assert second.wait(20)  # by another thread, or never
+        assert len(read) <= len(taken) + 2
+        taken.append((int(numbers[0]), float(rows[0, 0])))
+    assert taken == [(i, float(i)) for i in range(5)]
+
+
+def test_blocks_that_nobody_asks_for_any_more(cuda):
+    stream = cuda.cuda_exact.GpuTiles(side=4).stream(blocks_of(np.ones((9, 4), np.float32), 2)())
+    next(stream)
+    before = threading.active_count()
+    stream.close()
+    assert threading.active_count() == before - 1
+
+
+@pytest.mark.parametrize("past", [ALL, 0, 3, -2, 40])
+@pytest.mark.parametrize("box", [(0, 3, 0, 2100), (1, 3, 5, 2055), (2, 3, 2048, 2049)])
+def test_above_takes_what_is_meant_and_nothing_else(cuda, box, past):
+    rng = np.random.default_rng(1)
+    a, b, c, d = box
+    arrays_ = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 2100), 3, 2100, 2100, 3)]
+    arrays_[0][1, 7], arrays_[0][2, 2048] = np.nan, np.inf
+    products, by_line, by_column, less, least = arrays_
+    there = [cuda.to_device(part) for part in arrays_]
+    tile = Tile(there[0], there[1], there[2], there[3], box, past)
+    found = cuda.cuda_exact.GpuTiles(capacity=6300).above(tile, there[4])
+    expected = HostTiles().above(Tile(products, by_line, by_column, less, box, past), least)
+    assert expected is not None
+    ours = sorted(zip(*(cuda.to_host(part).tolist() for part in found), strict=True))
+    theirs = sorted(zip(*(part.tolist() for part in expected), strict=True))
+    assert [key[:2] for key in ours] == [key[:2] for key in theirs]
+    np.testing.assert_allclose([key[2] for key in ours], [key[2] for key in theirs], rtol=1e-5, atol=1e-5)
+    assert all(a <= i < b and c <= j < d and j - i > past for i, j, _ in ours)
+    assert cuda.cuda_exact.GpuTiles(capacity=max(len(ours), 1)).above(tile, there[4]) is not None
+    if len(ours) > 1:
+        assert cuda.cuda_exact.GpuTiles(capacity=len(ours) - 1).above(tile, there[4]) is None
