@@ -264,6 +264,16 @@ def gpus_of(device: Device) -> list[Gpu]:
     return [gpu_of(number, device.gpu) for number in device.gpus]
 
 
+def in_use(device: Device) -> list[int]:
+    """Bytes of each GPU's memory that are in use now, by anybody."""
+    used = []
+    for number in device.gpus:
+        with cupy().cuda.Device(number):
+            free, total = cupy().cuda.runtime.memGetInfo()
+            used.append(int(total - free))
+    return used
+
+
 @atexit.register
 def close() -> None:
     """Give back all GPUs, each by its own threads: FAISS ends the process if CUDA is gone before its resources."""

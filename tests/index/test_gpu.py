@@ -7,7 +7,7 @@ import pytest
 from engine.errors import DeviceError, InputError
 from engine.index import ivfpq
 from engine.index.device import settle
-from engine.index.gpu import Gpu, Room, gpu_of
+from engine.index.gpu import Gpu, Room, gpu_of, in_use
 from kernels import Device
 from kernels.device import GpuOptions, cupy_gpus
 from tests.index.gpu_shards import cuda, files, machine_of, rows
@@ -51,6 +51,13 @@ def test_memory_is_that_of_the_option_or_half_of_what_is_free(monkeypatch):
         } and ivfpq.describe_build(cuda())["gpu_memory"] == [8_000_000]
         assert machine.used == [0]
         del own
+
+
+def test_memory_in_use(monkeypatch):
+    with machine_of(monkeypatch, 2) as machine:
+        machine.used = [5, 1 << 20]
+        assert in_use(cuda(1, 0)) == [1 << 20, 5]
+        machine.used = [0, 0]
 
 
 def test_rooms_are_given_back(monkeypatch):

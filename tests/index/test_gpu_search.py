@@ -1,5 +1,6 @@
 """Searching shards on GPUs, pretended ones: the same answers wherever they lie, in the order of streams."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,48 @@ def test_a_whole_search_stays_on_the_device(tmp_path, monkeypatch):
         del opened, asked, candidates
     assert (found[0] == wanted[0]).mean() > 0.95  # the projection rounds otherwise
     np.testing.assert_allclose(found[1][:, 0], wanted[1][:, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_threads_that_search_at_once_wait_for_each_other(library, tmp_path, monkeypatch):
+    paths, queries = files(tmp_path, 3), rows(9)[:8]
+    wanted = expected(paths, queries, 20, 5)
+    with machine_of(monkeypatch, 2) as machine:
+        memory = room_for(paths, 2, library)
+        opened = ivfpq.load_all(paths, cuda(0, 1, memory=memory, library=library, replicate=True))
+        assert opened[0].streamed
+        with ThreadPoolExecutor(4) as threads:
+            futures = [threads.submit(ivfpq.search_all, opened, queries, 20, 5) for _ in range(12)]
+        for future in futures:
+            same(future.result(), wanted)
+        assert max(machine.peak) <= memory
+        del opened, futures, future
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("fitting", [None, 2, 1])
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_on_a_gpu_that_is_there(library, fitting, metric, tmp_path):
+    if not ivfpq.gpu_count()[0] or (library == "cuvs" and not ivfpq.has_cuvs()):
+        pytest.skip("this FAISS has no such GPU part")
+    from engine.index.gpu import close, cupy
+
+    paths, queries = files(tmp_path, 3, metric), rows(1)[:100]
+    mask = np.zeros(FIRST + ROWS, np.bool_)
+    mask[FIRST::3] = True
+    bits = np.packbits(mask, bitorder="little")
+    close()  # the limit of another test is forgotten
+    memory = None if fitting is None else room_for(paths, fitting, library)
+    opened = ivfpq.load_all(paths, cuda(memory=memory, library=library))
+    assert any(shard.streamed for shard in opened) == (fitting is not None)
+    for asked in (queries, cupy().asarray(queries)):
+        for chosen in (None, bits) if library == "cuvs" else (None,):
+            closeness, found = map(cupy().asnumpy, ivfpq.search_all(opened, asked, 30, 8, chosen))
+            near, true = expected(paths, queries, 30, 8, chosen)
+            shared = [len(set(a) & set(b)) / 30 for a, b in zip(found.tolist(), true.tolist(), strict=True)]
+            assert np.mean(shared) > 0.97
+            np.testing.assert_allclose(closeness[:, 0], near[:, 0], rtol=1e-2, atol=1e-2)
+            assert chosen is None or mask[found[found >= 0]].all()
+    del opened
+    close()
