@@ -40,7 +40,7 @@ class Lane:
         self._xp = xp
         self.stream = xp.cuda.Stream(non_blocking=True)
         self._records = xp.empty((files, RECORD_BYTES), xp.uint8)
-        self._marks = [xp.cuda.Event() for _ in range(len(STAGES) + 1)]
+        self._marks = [xp.cuda.Event(block=True) for _ in range(len(STAGES) + 1)]
         self.layers: dict[str, Any] = {}
 
     def send(self, records: npt.NDArray[np.uint8], block: PageLocked) -> None:

@@ -79,6 +79,7 @@ class Stream:
         self.work += [lambda: time.sleep(self.device.slow.get(stage, 0)), work]
 
     def wait_event(self, event: Event) -> None:
+        self.device.counts["wait_event"] += 1
         self.work.append(event.happen)
 
     def synchronize(self) -> None:
@@ -103,7 +104,7 @@ class FakeDevice:
             cuda=SimpleNamespace(
                 Device=nullcontext,
                 Stream=lambda non_blocking: Stream(self),
-                Event=lambda disable_timing=False: Event(self),
+                Event=lambda block=False, disable_timing=False: Event(self),
                 get_elapsed_time=lambda start, stop: (stop.time - start.time) * 1000,
             ),
         )  # fmt: skip

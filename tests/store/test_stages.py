@@ -171,10 +171,13 @@ def test_a_failure_ends_all_and_is_raised_once(tmp_path, use, monkeypatch, stage
 def test_what_fails_after_the_first_failure_is_not_raised(tmp_path, use, monkeypatch):
     write_photos(tmp_path / "in", range(80))
     use()
-    calls = itertools.count()
+    together, calls = threading.Barrier(8), itertools.count()
 
     def failing(*_, **__):
-        raise OSError(f"number {next(calls)}")
+        together.wait(30)
+        number = next(calls)
+        time.sleep(0.05 * (number > 0))
+        raise OSError(f"number {number}")
 
     monkeypatch.setattr(RawReader, "read", failing)
     raised = in_time(lambda: ingest([tmp_path / "in"], tmp_path / "gpu", device=GPU, threads=8))
@@ -290,6 +293,8 @@ def test_consumers_get_every_row_once_in_order_without_the_host(tmp_path, use, d
         assert collector.firsts == [0, *ends[:-1].tolist()] and len(collector.threads) == 1
     # Only blocks with damage are sent a second time, when what is right is known.
     assert device.counts["to_device"] == (0 if whole else 2 * 5)
+    # And no lane is used again before its rows were read, by whichever stream.
+    assert device.counts["wait_event"] == (10 if whole else 9)
     assert {"index fc7", "index fc8"} < set(pipeline.shares)
 
 
