@@ -52,7 +52,7 @@ class _Lane:
         for target, host in zip(targets, self.back, strict=True):
             target[:] = host[:n]
 
-    def leave(self, records: Any, out: tuple[Any, ...]) -> Any:
+    def leave(self, records: U8, out: tuple[Any, ...]) -> Any:
         """Upload and split into arrays of the caller's stream, which goes on once that is done; the event of it.
 
         The upload runs beside what the caller's stream has still to do; only the kernel waits for that, since
@@ -61,13 +61,10 @@ class _Lane:
         theirs = cupy.cuda.get_current_stream()
         free = cupy.cuda.Event(disable_timing=True)
         free.record(theirs)
-        source = records
-        if not is_on_gpu(records):
-            source = self.records
-            source[: len(records)].set(records, stream=self.stream)
+        self.records[: len(records)].set(records, stream=self.stream)
         self.stream.wait_event(free)
         with self.stream:
-            launch("decode.cu", "decode_norms", len(records), (source, *out))
+            launch("decode.cu", "decode_norms", len(records), (self.records, *out))
         ready = cupy.cuda.Event(disable_timing=True)
         ready.record(self.stream)
         theirs.wait_event(ready)
@@ -104,14 +101,19 @@ def decode(records: U8, fc7: F32, fc8: F32) -> U8:
 def decode_resident(records: U8) -> Decoded:
     """Split raw records into their layers, which stay on the GPU; see `kernels.reference.decode_resident`.
 
-    Nothing waits: the upload runs on the calling thread's own stream, and what the thread's current CuPy stream is
-    given afterwards runs after it. `records` on the host, best a `host_buffer`, may be written to again once
-    `ready.synchronize()` has returned.
+    Nothing waits. Records on the host, best in a `host_buffer`, go up on the calling thread's own stream, and what
+    the thread's current CuPy stream is given afterwards runs after it; they may be written to again once
+    `ready.synchronize()` has returned. Records on the GPU are split on the current stream.
     """
     n = len(records)
     shapes = ((n, contract.FC7_DIM), cupy.float32), ((n, contract.FC8_DIM), cupy.float32), ((n,), cupy.uint8)
     out = *(cupy.empty(*shape) for shape in shapes), cupy.empty(n, cupy.float32), cupy.empty(n, cupy.float32)
-    source = there(records) if is_on_gpu(records) else np.ascontiguousarray(records)
     if not n:
-        return Decoded(*[*out, contract.Done()])
-    return Decoded(*[*out, _lane(0 if is_on_gpu(records) else n).leave(source, out)])
+        ready: Any = contract.Done()
+    elif is_on_gpu(records):
+        launch("decode.cu", "decode_norms", n, (there(records), *out))
+        ready = cupy.cuda.Event(disable_timing=True)
+        ready.record(cupy.cuda.get_current_stream())
+    else:
+        ready = _lane(n).leave(np.ascontiguousarray(records), out)
+    return Decoded(*[*out, ready])

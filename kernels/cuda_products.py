@@ -21,7 +21,9 @@ def non_finite(rows: F32) -> npt.NDArray[np.bool_]:
 @on_gpu
 def quantize(rows: F32, kind: CodeKind) -> Codes:
     """Codes of rows, each over its own range; see `kernels.reference.quantize`."""
-    return dense.quantize(cupy, rows_there(rows), kind).each(lambda part: returned(rows, part))
+    codes = dense.quantize(cupy, rows_there(rows), kind)
+    parts = iter(returned(rows, codes.values, codes.low, codes.step, codes.norm2))
+    return codes.each(lambda _: next(parts))
 
 
 @on_gpu

@@ -1,4 +1,4 @@
-"""Candidates compared on the GPU, and the best of them: products by `rerank.cu`, order by `select.cu`."""
+"""Candidates compared on the GPU: products by `rerank.cu`, scores by `scores.cu`, the best by `select.cu`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +14,7 @@ RERANK_BYTES = 256 << 20  # what one block of queries may need for its candidate
 _PAIRS_PER_BLOCK = THREADS // 32
 _SELECT_SIZES = 256, 1024, 2048, 4096  # as the kernels of select.cu are named
 _SELECT_THREADS = 512
+_METRICS = "cosine", "ip", "l2"  # as in scores.cu
 _DOTS = {"float32": "dot_float32", "float16": "dot_float16", "uint8": "dot_uint8"}  # 4-bit codes: dot_uint4
 
 
@@ -60,17 +61,29 @@ def _gather(codes: Codes, at: I64) -> tuple[Codes, I64]:
 
 
 def _scores(queries: Any, at: Any, codes: Codes, metric: Metric) -> Any:
-    """Scores (q, r) float64 of the rows `at` (q, r; −1 = none, whose score means nothing)."""
+    """Scores (q, r) of the rows `at` (q, r), below 0 = none, whose score means nothing.
+
+    In as few launches as may be: they are what takes the time of a single query.
+    """
     if codes.low is None and metric == "l2":
         (distances,) = _pairs("distance_float32", queries, codes.values, at, outputs=1)
         return -distances
+    (count, r), d = at.shape, queries.shape[1]
+    scaled, facts = cupy.empty((count, d), cupy.float32), cupy.empty((count, 3), cupy.float64)
+    launch(
+        "scores.cu", "facts_of_queries", count, (queries, scaled, facts, np.int32(d)), min(-(-d // 32) * 32, THREADS)
+    )
+    scores, blocks = cupy.empty((count, r), cupy.float32), -(-count * r // THREADS)
+    sizes = np.int64(count * r), np.int32(r), np.int32(_METRICS.index(metric))
     if codes.low is None:
         dots, squares = _pairs("dot_float32", queries, codes.values, at, outputs=2)
-        return dense.scores_of_rows(cupy, dots, squares, queries, metric)
-    scaled, powers = dense.scaled(cupy, queries)
-    name = _DOTS[str(codes.values.dtype)] if codes.packed is None else "dot_uint4"
-    (dots,) = _pairs(name, scaled, codes.values, at, outputs=1)
-    return dense.scores_of_codes(cupy, dots * powers, codes, at, queries, metric)
+        launch("scores.cu", "scores_of_rows", blocks, (dots, squares, facts, scores, *sizes))
+    else:
+        name = _DOTS[str(codes.values.dtype)] if codes.packed is None else "dot_uint4"
+        (dots,) = _pairs(name, scaled, codes.values, at, outputs=1)
+        sides = (there(part) for part in (codes.low, codes.step, codes.norm2))
+        launch("scores.cu", "scores_of_codes", blocks, (dots, at, *sides, facts, scores, *sizes))
+    return scores
 
 
 def _pairs(name: str, queries: Any, values: Any, at: Any, *, outputs: int) -> list[Any]:

@@ -120,36 +120,6 @@ def top_axes(xp: ModuleType, matrix: Any, count: int) -> tuple[Any, Any]:
     return (vectors * xp.where(largest < 0, -1.0, 1.0)).astype(xp.float32), (values * size).astype(xp.float32)
 
 
-def scaled(xp: ModuleType, queries: Any) -> tuple[Any, Any]:
-    """Queries (q, d) float32 by powers of two to magnitudes up to 1, which changes no digit, and the powers (q, 1)."""
-    largest = xp.abs(queries).max(axis=1, keepdims=True).astype(xp.float64)
-    powers = xp.ldexp(xp.ones_like(largest), xp.frexp(xp.maximum(largest, 2.0**-100))[1])
-    return queries * (1 / powers).astype(xp.float32), powers
-
-
-def scores_of_rows(xp: ModuleType, dots: Any, squares: Any, queries: Any, metric: Metric) -> Any:
-    """Scores (q, r) float64, cosine or inner product, from dots and squared lengths of the rows (q, r) float64.
-
-    queries: (q, d) float32. Cosine of a zero vector with anything is 0.
-    """
-    if metric == "ip":
-        return dots
-    lengths = xp.sqrt(squares) * xp.sqrt(_squares(xp, queries))[:, None]
-    return xp.where(lengths > 0, xp.clip(dots / xp.where(lengths > 0, lengths, 1.0), -1.0, 1.0), 0.0)
-
-
-def scores_of_codes(xp: ModuleType, dots: Any, codes: Codes, at: Any, queries: Any, metric: Metric) -> Any:
-    """Scores (q, r) float64 of candidates, from the dots (q, r) float64 of the queries with their coded values.
-
-    at: (q, r) int64, the place of each candidate in `codes`, of which low, step and norm2 are read.
-    """
-    low, step, norm2 = (xp.asarray(part)[at].astype(xp.float64) for part in (codes.low, codes.step, codes.norm2))
-    dots = low * queries.sum(axis=1, dtype=xp.float64)[:, None] + step * dots
-    if metric == "l2":
-        return 2 * dots - norm2 - _squares(xp, queries)[:, None]
-    return scores_of_rows(xp, dots, norm2, queries, metric)
-
-
 def _squares(xp: ModuleType, rows: Any) -> Any:
     return xp.multiply(rows, rows, dtype=xp.float64).sum(axis=1)
 

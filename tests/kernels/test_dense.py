@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kernels import dense, reference
-from tests.kernels.arrays import METRICS, Array
+from tests.kernels.arrays import Array
 
 
 def host(xp, array) -> Array:
@@ -55,29 +55,6 @@ def test_best_first(xp, scores, present, keep):
         assert found[i].tolist() == [*rows[i][order].tolist(), *[-1] * (keep - len(order))]
         assert best[i].tolist() == [*narrow[i][order].tolist(), *[-np.inf] * (keep - len(order))]
     assert found.dtype == np.int64 and best.dtype == np.float32
-
-
-@given(queries=arrays(np.float32, (2, 5), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
-def test_scaled_queries_are_the_same_digits(xp, queries):
-    scaled, powers = (host(xp, part) for part in dense.scaled(xp, xp.asarray(queries)))
-    assert (np.abs(scaled) <= 1).all()
-    back = scaled.astype(np.float64) * powers
-    # What is lost lies under the least float32 of the scaled row.
-    assert (np.abs(back - queries) <= powers * 1.5e-45).all()
-    assert (np.log2(powers) % 1 == 0).all()
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_scores_of_codes(xp, metric):
-    rng = np.random.default_rng(2)
-    rows, queries = rng.standard_normal((12, 6)).astype(np.float32), rng.standard_normal((4, 6)).astype(np.float32)
-    queries[1], rows[3] = 0, 0
-    codes, at = reference.quantize(rows, "uint8"), np.tile(np.arange(12), (4, 1))
-    dots = queries.astype(np.float64) @ codes.values.T.astype(np.float64)
-    there = codes.each(xp.asarray)._replace(values=None)
-    scores = host(xp, dense.scores_of_codes(xp, xp.asarray(dots), there, xp.asarray(at), xp.asarray(queries), metric))
-    ranked, expected = reference.rerank(queries, at, codes, metric, 12)
-    np.testing.assert_allclose(np.take_along_axis(scores, ranked, axis=1), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_normalize_any_finite_rows(xp):
