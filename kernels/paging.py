@@ -23,12 +23,16 @@ else:
     _madvise = types.ExternalFunction("madvise", types.int32(types.uintp, types.uintp, types.int32))
 
 
-@numba.njit(nogil=True, cache=True)
 def ask_for(values: Any, rows: Any) -> None:
     """Have the system read the rows (q, r; −1 = none) of a C-ordered map (n, d) from its file, and do not wait.
 
     `man 2 madvise`, MADV_WILLNEED. A hint: whatever it answers, the rows can be read.
     """
+    _ask_for(values.view(np.uint8), rows)  # which Numba knows, other than float16
+
+
+@numba.njit(nogil=True, cache=True)
+def _ask_for(values: Any, rows: Any) -> None:
     base, size = values.ctypes.data, values.strides[0]
     for line in rows:
         for row in line:

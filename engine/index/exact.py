@@ -1,6 +1,6 @@
 """Exact search: every query against every row, block by block."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from engine.index.result import SearchResult
 from engine.progress import Progress, silent
 from engine.store.store import Store
 from kernels import Codes, Kernels, Metric, dense
+from kernels.contract import Blocks, Nearest
 
 BLOCK_ROWS, BLOCK_BYTES, BLOCK_QUERIES = 8192, 128 << 20, 1024
 Mask = npt.NDArray[np.bool_] | None
@@ -34,9 +35,9 @@ def exact_search(
 
     within: the rows that may be in an answer; all that are not removed, unless given.
 
-    exclude: (q,) photo ids, one for each query, that must not be in its answer (−1 for none). A matrix product
-    finds somewhat more than k rows; their scores are then computed one by one, as those of an index are. Where
-    the two disagree so much that a row may have been missed, the product is taken again in float64.
+    exclude: (q,) photo ids, one for each query, that must not be in its answer (−1 for none). Matrix products (in half
+    precision on CUDA) find somewhat more than k rows; their scores are then computed one by one, as those of an index
+    are. Where the two disagree so much that a row may have been missed, the product is taken again in float64.
     """
     data = store.layer(layer)
     removed = store.removed if within is None else ~within.mask
@@ -79,40 +80,51 @@ def compare(
     """
     if removed is not None and removed.all():
         return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
-    present = len(data) - (0 if removed is None else int(np.count_nonzero(removed)))
     blocks = partial(_blocks, data, removed)
-    candidates, closeness = closest(blocks, queries, banned, k, metric, kernels.nearest)
-    rows, scores = kernels.rerank(queries, candidates, Codes(data), metric, max(k, candidates.shape[1]))
-    if candidates.shape[1] < present:
-        again = np.flatnonzero(doubtful(candidates, closeness, rows, scores, k))
-        if len(again):
-            wide = partial(dense.nearest, np)
-            candidates, _ = closest(blocks, queries[again].astype(np.float64), banned[again], k, metric, wide)
-            rows[again, :k], scores[again, :k] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
+    found = closest(blocks, queries, banned, k, metric, kernels)
+    rows, scores = kernels.rerank(queries, found.rows, Codes(data), metric, max(k, found.rows.shape[1]))
+    again = np.flatnonzero(doubtful(found, rows, scores, k))
+    if len(again):
+        candidates = _closest_in_float64(blocks, queries[again].astype(np.float64), banned[again], k, metric)
+        rows[again, :k], scores[again, :k] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
     return rows[:, :k], scores[:, :k]
 
 
-def doubtful(
-    candidates: npt.NDArray[np.int64],
-    closeness: npt.NDArray[np.floating[Any]],
-    rows: npt.NDArray[np.int64],
-    scores: npt.NDArray[np.float32],
+def closest(
+    blocks: Blocks,
+    queries: npt.NDArray[np.float32],
+    banned: npt.NDArray[np.int64],
     k: int,
-) -> npt.NDArray[np.bool_]:
-    """Whether the rounding of the matrix product may have hidden one of the k best rows of each query (q,).
+    metric: Metric,
+    kernels: Kernels,
+) -> Nearest:
+    """Rows that hold the k nearest of each query as far as products of low precision can tell; −1 = banned.
 
-    The error is seen on the candidates. A row that was left out is at most as close as the least close candidate,
-    and that error; four times as much is allowed for, and what float32 scores cannot tell apart is a tie.
+    More than k, for the banned row and what the rounding of the products may have put before others; see `doubtful`.
     """
-    width = candidates.shape[1]
-    approximate = np.take_along_axis(closeness, np.argsort(candidates, axis=1), axis=1).astype(np.float64)
+    found = kernels.nearest_of(queries, blocks, metric, k + 8 + k // 4)
+    return found._replace(rows=np.where(found.rows == banned[:, None], -1, found.rows))
+
+
+def doubtful(
+    found: Nearest, rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], k: int
+) -> npt.NDArray[np.bool_]:
+    """Whether rounding may have hidden one of the k best rows of each query (q,); rows, scores: `found` re-ranked.
+
+    Certainly not where the k-th score reaches what no other row can exceed. That bound allows for the worst case; the
+    usual error is seen on the candidates. A row that was left out is off by about as much as they are; four times the
+    spread of their errors is allowed for, and what float32 scores cannot tell apart is a tie.
+    """
+    width, last = found.rows.shape[1], scores[:, k - 1]
+    ceilings = np.take_along_axis(found.ceilings, np.argsort(found.rows, axis=1), axis=1).astype(np.float64)
     exact = np.take_along_axis(scores[:, :width], np.argsort(rows[:, :width], axis=1), axis=1).astype(np.float64)
-    present = np.sort(candidates, axis=1) >= 0
+    present = np.sort(found.rows, axis=1) >= 0
     with np.errstate(invalid="ignore"):
-        error = 4 * np.abs(approximate - exact).max(axis=1, where=present, initial=0)
-        border = approximate.min(axis=1, where=present, initial=np.inf)
-        near = (scores[:, k - 1] < border + error) & (error > 2e-6 * np.abs(scores[:, k - 1]))
-    return np.asarray(near | ~np.isfinite(error))
+        above = ceilings - exact
+        least = above.min(axis=1, where=present, initial=np.inf)
+        spread = above.max(axis=1, where=present, initial=-np.inf) - least
+        near = (last < found.bound - least + 3 * spread) & (spread > 2e-6 * np.abs(last))
+    return np.asarray((last < found.bound) & (near | ~np.isfinite(spread)))
 
 
 def _blocks(data: Any, removed: Mask) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
@@ -126,30 +138,18 @@ def _blocks(data: Any, removed: Mask) -> Iterator[tuple[npt.NDArray[np.int64], A
             yield start + here, block[here]
 
 
-def closest(
-    blocks: Callable[[], Iterator[tuple[npt.NDArray[np.int64], Any]]],
-    queries: npt.NDArray[np.floating[Any]],
-    banned: npt.NDArray[np.int64],
-    k: int,
-    metric: Metric,
-    nearest: Callable[..., Any],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.floating[Any]]]:
-    """Rows (q, ≤ k and a margin) that hold the k nearest of each query, and their closeness by it; −1 = banned.
-
-    blocks: gives (row numbers (b,), rows (b, dim)), b ≥ 1, at least once. nearest: as `kernels.reference.nearest`.
-    """
-    # The margin covers the banned row and the rounding of float32 products at the border.
+def _closest_in_float64(
+    blocks: Blocks, queries: npt.NDArray[np.float64], banned: npt.NDArray[np.int64], k: int, metric: Metric
+) -> npt.NDArray[np.int64]:
+    """Rows (q, ≤ k and a margin) that hold the k nearest of each query; −1 = banned."""
     wanted = k + 8 + k // 4
     rows = np.empty((len(queries), 0), np.int64)
-    scores = np.empty((len(queries), 0), queries.dtype)
+    scores = np.empty((len(queries), 0))
     for numbers, data in blocks():
-        block = np.asarray(data, queries.dtype)
-        with np.errstate(over="ignore", invalid="ignore"):  # seen afterwards, and compared again in float64
-            at, closeness = nearest(queries, block, metric, min(wanted, len(block)))
-        found = numbers[at]
-        closeness = np.where(found == banned[:, None], -np.inf, closeness)
-        rows, scores = np.hstack([rows, found]), np.hstack([scores, closeness])
+        block = np.asarray(data, np.float64)
+        at, closeness = dense.nearest(np, queries, block, metric, min(wanted, len(block)))
+        rows, scores = np.hstack([rows, numbers[at]]), np.hstack([scores, closeness])
         if rows.shape[1] > wanted:
             best = np.argpartition(scores, -wanted, axis=1)[:, -wanted:]
             rows, scores = np.take_along_axis(rows, best, axis=1), np.take_along_axis(scores, best, axis=1)
-    return np.where(rows == banned[:, None], -1, rows), scores
+    return np.where(rows == banned[:, None], -1, rows)

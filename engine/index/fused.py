@@ -19,8 +19,9 @@ from engine.index import ivfpq
 from engine.index.exact import closest, doubtful, excluded_rows
 from engine.index.filter import Filter
 from engine.index.queries import Questions
+from engine.index.query_rows import check_queries
 from engine.index.result import SearchResult
-from engine.index.search import Index, check_queries
+from engine.index.search import Index
 from engine.index.spec import SearchSpec
 from engine.store.store import Store
 from kernels import Codes, Device, Kernels, Metric
@@ -229,12 +230,9 @@ class FusedIndex:
         metric: Metric = "l2" if self.metric == "l2" else "ip"
         with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is in doubt
             joint = self._weighted(asked.queries)
-            rows, close = closest(blocks, joint, asked.banned_rows, k, metric, self.kernels.nearest)
-        found, scores = self._best(asked.queries, rows, max(k, rows.shape[1]))
-        unsure = np.zeros(len(asked), np.bool_)
-        if rows.shape[1] < len(allowed):
-            unsure = doubtful(rows, close, found, scores, k)
-        return found[:, :k], scores[:, :k], unsure
+            near = closest(blocks, joint, asked.banned_rows, k, metric, self.kernels)
+        found, scores = self._best(asked.queries, near.rows, max(k, near.rows.shape[1]))
+        return found[:, :k], scores[:, :k], doubtful(near, found, scores, k)
 
     def _weighted(self, rows: Sequence[Scores]) -> Scores:
         unit = self.metric == "cosine"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -35,32 +36,32 @@ class Reduction:
     explained: float
     scale: float = 1.0
 
-    def scaled(self, rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def scaled(self, rows: Any, xp: ModuleType = np) -> Any:
         """Rows (n, dim) as codes take them: of sizes whose squares float32 can hold, in the same order of closeness.
 
         For the cosine a row's size means nothing. Otherwise a row far larger than the others is as good as infinitely
-        far, and stays far.
+        far, and stays far. xp: the module of the rows' array.
         """
-        sizes = self.scale * _sizes(rows)
+        sizes = self.scale * _sizes(rows, xp)
         if self.unit:
             odd, wanted = (sizes > 0) & ((sizes < _NORMAL[0]) | (sizes > _NORMAL[1])), 1.0
         else:
             odd, wanted = sizes > _FAR, _FAR
-        if self.scale == 1 and not odd.any():
+        if self.scale == 1 and xp is np and not odd.any():  # elsewhere a look would have to wait
             return rows
-        factors = self.scale * np.divide(wanted, sizes, out=np.ones_like(sizes), where=odd)
-        return (rows * factors[:, None]).astype(np.float32)
+        factors = self.scale * xp.where(odd, wanted / xp.where(odd, sizes, 1.0), 1.0)
+        return (rows * factors[:, None]).astype(xp.float32)
 
-    def apply(self, rows: npt.NDArray[np.float32], kernels: Kernels) -> npt.NDArray[np.float32]:
-        """Reduced rows (n, reduced) float32."""
-        rows = np.ascontiguousarray(rows, np.float32)
-        return kernels.project(rows if self.unit else self.scaled(rows), self.axes, unit=self.unit)
+    def apply(self, rows: Any, kernels: Kernels) -> Any:
+        """Reduced rows (n, reduced) float32, where the rows lie."""
+        xp = np if isinstance(rows, np.ndarray) else kernels.xp
+        rows = xp.ascontiguousarray(rows, xp.float32)
+        return kernels.project(rows if self.unit else self.scaled(rows, xp), self.axes, unit=self.unit)
 
 
-def _sizes(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    """The largest magnitude of each row (n,)."""
-    sizes: npt.NDArray[np.float64] = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
-    return sizes
+def _sizes(rows: Any, xp: ModuleType = np) -> Any:
+    """The largest magnitude of each row (n,) float64."""
+    return xp.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(xp.float64)
 
 
 def sample_rows(rows: int, count: int, seed: int) -> npt.NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """What a search gives."""
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ class SearchResult:
             return cls(photo_ids=store.photo_ids[rows], scores=scores)
         ids = np.where(rows >= 0, store.photo_ids[np.maximum(rows, 0)] if len(store) else -1, -1)
         return cls(photo_ids=ids, scores=scores)
+
+    def to(self, move: Callable[[Any], Any]) -> Self:
+        """The same result, its arrays moved."""
+        return replace(self, photo_ids=move(self.photo_ids), scores=move(self.scores))
 
     def __len__(self) -> int:
         """How many queries."""

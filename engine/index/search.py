@@ -2,8 +2,9 @@
 
 import math
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,11 +13,13 @@ import numpy.typing as npt
 
 from engine.errors import EngineError, IndexUnusableError, InputError, StoreError
 from engine.index import ivfpq, shards
+from engine.index.asked import Asked, kept, of_size_one
 from engine.index.device import settle
 from engine.index.exact import compare, exact_search, excluded_rows
 from engine.index.filter import Filter
 from engine.index.manifest import IndexManifest, build_words, grown, read_index_manifest, stale
 from engine.index.opening import check_parts, open_codes, open_reduction, which
+from engine.index.query_rows import check_on_gpu, check_queries, on_gpu
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
 from engine.index.spec import GPU_MAX_PROBES, SearchSpec, default_rerank
@@ -29,10 +32,8 @@ from kernels.device import cpu_threads
 LOOKS = 10  # how often an index may be replaced while it is being opened
 BLOCK_QUERIES, BLOCK_CANDIDATES = 1024, 1 << 22  # of one thread
 SPAN_QUERIES = 4  # fewer are not worth waking a thread for
-# A part of the rows whose codes are all compared: 256 bytes for each of them, where the lists of a search for so few
-# take 64 bytes for each row of many times as many.
-SMALL_PART = 0.05
-MANY_DIMENSIONS = 4096  # 4-bit codes of so many lose no more of the nearest than 8-bit ones
+BLOCK_ON_GPU = 16_384  # queries
+BRING_ROWS = 1000  # queries of a search for which it pays to bring the raw rows to a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,94 +169,147 @@ class Index:
     ) -> SearchResult:
         """The k nearest photos of each query, with exact scores; never one that was removed from the store.
 
-        queries: (n, dim) or (dim,) finite float32. exclude: (n,) photo ids, one for each query, that its answer
-        must not contain (−1 for none). within: the photos that answers are made of; see `Filter.of_ids`. Any number
-        of queries in bounded memory. InputError for a wrong shape or values that are not finite.
+        queries: (n, dim) or (dim,) finite float32. Of an index on CUDA also CuPy arrays, or others on a GPU that have
+        CUDA's array interface or DLPack: the result's arrays then are CuPy's. exclude: (n,) photo ids, one for each
+        query, that its answer must not contain (−1 for none). within: the photos that answers are made of; see
+        `Filter.of_ids`. Any number of queries in bounded memory. InputError for a wrong shape or values that are not
+        finite.
         """
         spec = spec or SearchSpec()
-        rows = check_queries(queries, self.manifest.dim, self.layer)
+        there = on_gpu(queries)
+        rows = self._check_on_gpu(queries) if there else check_queries(queries, self.manifest.dim, self.layer)
         banned = None if exclude is None else np.atleast_1d(np.asarray(exclude, np.int64))
         within = within or Filter.of_store(self.store)
         probes, rerank = self.settings(spec, within)
         photos = len(self) if within is None else within.count
         if not self.shards or (rerank >= photos and probes >= (self.manifest.spec.lists or 0)):
             metric = self.manifest.spec.metric
-            return exact_search(
-                self.store, self.layer, rows, spec.k, metric=metric, kernels=self.kernels, exclude=banned,
-                within=within, progress=progress,
+            result = exact_search(
+                self.store, self.layer, self.kernels.to_host(rows), spec.k, metric=metric, kernels=self.kernels,
+                exclude=banned, within=within, progress=progress,
             )  # fmt: skip
-        found = np.full((len(rows), spec.k), -1, np.int64)
-        scores = np.full((len(rows), spec.k), -np.inf, np.float32)
-        banned_rows = excluded_rows(self.store, banned, len(rows))
-        asked = _Asked(spec.k, probes, rerank, within, as_given=spec.probes is not None)
-        threads = 1 if self.device.kind == "cuda" else cpu_threads()
-        block = max(min(BLOCK_QUERIES, BLOCK_CANDIDATES // asked.width(len(self))), 1) * threads
+            return result.to(self.kernels.to_device) if there else result
+        most = probes if spec.probes else self.most_probes
+        asked = Asked(spec.k, probes, rerank, most, within)
+        banned_rows = None if banned is None else excluded_rows(self.store, banned, len(rows))
+        found, scores = self._in_blocks(rows, banned_rows, asked, progress)
+        if not there:
+            return SearchResult.of_rows(self.store, found, scores)
+        found, scores = self.kernels.to_device(found), self.kernels.to_device(scores)
+        ids = self.kernels.xp.where(found >= 0, self._photo_ids[found], -1)
+        return SearchResult(photo_ids=ids, scores=scores)
+
+    def _check_on_gpu(self, queries: Any) -> Any:
+        if self.device.kind == "cpu":
+            raise InputError("queries on a GPU, and an index on the CPU: open it with device='cuda', or give NumPy's")
+        return check_on_gpu(self.kernels.xp, self.kernels.to_device(queries), self.manifest.dim, self.layer)
+
+    @cached_property
+    def _photo_ids(self) -> Any:
+        """The store's photo ids (n,) where the kernels work."""
+        return self.kernels.to_device(self.store.photo_ids)
+
+    @cached_property
+    def _rows_there(self) -> Codes:
+        """The rows as they are, on the GPU if they fit there."""
+        return self.kernels.resident(Codes(self.store.layer(self.layer)))
+
+    def _raw(self, queries: int) -> Codes:
+        """The rows as they are. Not for a few queries alone are all of them brought to a GPU."""
+        if self.device.kind == "cuda" and (queries >= BRING_ROWS or "_rows_there" in self.__dict__):
+            return self._rows_there
+        return Codes(self.store.layer(self.layer))
+
+    def _in_blocks(
+        self, rows: Any, banned: npt.NDArray[np.int64] | None, asked: Asked, progress: Progress
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Rows and scores (q, k) of all queries: so many at a time that memory is bounded, on all cores."""
+        found = np.empty((len(rows), asked.k), np.int64)
+        scores = np.empty((len(rows), asked.k), np.float32)
+        on_cpu, raw = self.device.kind == "cpu", self._raw(len(rows))
+        threads = cpu_threads() if on_cpu else 1
+        queries = BLOCK_QUERIES if on_cpu else BLOCK_ON_GPU
+        block = max(min(queries, BLOCK_CANDIDATES // asked.width(len(self))), 1) * threads
         for start in range(0, len(rows), block):
             stop = min(start + block, len(rows))
 
             def answer(a: int, b: int, first: int = start) -> None:
                 part = np.s_[first + a : first + b]
-                found[part], scores[part] = self._block(rows[part], banned_rows[part], asked)
+                some = None if banned is None else banned[part]
+                found[part], scores[part] = self._block(rows[part], some, asked, raw)
 
             if threads > 1:
                 ivfpq.in_spans(stop - start, SPAN_QUERIES, answer)
             else:
                 answer(0, stop - start)
             progress("search", stop, len(rows), unit="queries")
-        return SearchResult.of_rows(self.store, found, scores)
+        return found, scores
 
     def _block(
-        self, queries: npt.NDArray[np.float32], banned: npt.NDArray[np.int64], asked: "_Asked"
+        self, queries: Any, banned: npt.NDArray[np.int64] | None, asked: Asked, raw: Codes
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        assert self.reduction is not None
-        metric = self.manifest.spec.metric
-        reduced = self.reduction.apply(queries, self.kernels)
-        if metric == "ip":
-            reduced = _of_size_one(reduced)
-        candidates, unanswered = self._candidates(reduced, asked)
-        if (banned >= 0).any():
-            candidates = np.where(candidates == banned[:, None], -1, candidates)
-        data = Codes(self.store.layer(self.layer))
-        steps = [*self._steps(queries, reduced, asked, candidates.shape[1]), Step(queries, data, asked.k)]
-        rows, scores = self.kernels.cascade(candidates, steps, metric)
-        if len(unanswered):
+        """The answers of some queries. Where the lists hold too few rows, more lists; where none, all rows."""
+        rows, scores, missed = self._answer(queries, banned, asked, raw)
+        while asked.within is None and asked.probes < asked.most and rows[:, -1].min(initial=0) < 0:
+            short = np.flatnonzero(rows[:, -1] < 0)
+            asked = replace(asked, probes=min(shards.WIDER * asked.probes, asked.most))
+            some = None if banned is None else banned[short]
+            rows[short], scores[short], _ = self._answer(queries[short], some, asked, raw)
+        nothing = rows[:, 0] < 0 if missed is None else missed | (rows[:, 0] < 0)
+        if nothing.any():
+            unanswered = np.flatnonzero(nothing)
+            some = np.full(len(unanswered), -1) if banned is None else banned[unanswered]
             rows[unanswered], scores[unanswered] = compare(
-                data.values, queries[unanswered], banned[unanswered], asked.k, metric, self.kernels,
+                self.store.layer(self.layer), self.kernels.to_host(queries[unanswered]), some, asked.k,
+                self.manifest.spec.metric, self.kernels,
                 removed=None if asked.within is None else ~asked.within.mask,
             )  # fmt: skip
         return rows, scores
 
-    def _candidates(
-        self, reduced: npt.NDArray[np.float32], asked: "_Asked"
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows (q, ≥ rerank) that may be in an answer, and the queries (u,) that the lists cannot answer.
+    def _answer(
+        self, queries: Any, banned: npt.NDArray[np.int64] | None, asked: Asked, raw: Codes
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+        """Rows and scores of what the lists hold, and whether the lists cannot answer a query (q,); None: they can.
 
-        FAISS has no order for rows that are all alike. Of a small part of the rows all are candidates: to compare
-        them takes less time than to find the lists that they lie in.
+        On a GPU everything stays there until the end, and nothing waits for it before.
         """
-        within = asked.within
+        assert self.reduction is not None
+        kernels, metric = self.kernels, self.manifest.spec.metric
+        queries = kernels.to_device(queries)
+        reduced = self.reduction.apply(queries, kernels)
+        if metric == "ip":
+            reduced = of_size_one(kernels.xp, reduced)
+        candidates, missed = self._candidates(reduced, asked)
+        if banned is not None and (banned >= 0).any():
+            candidates = kernels.xp.where(candidates == kernels.to_device(banned)[:, None], -1, candidates)
+        steps = [*self._steps(queries, reduced, asked, candidates.shape[1]), Step(queries, raw, asked.k)]
+        rows, scores = kernels.cascade(candidates, steps, metric)
+        return kernels.to_host(rows), kernels.to_host(scores), missed
+
+    def _candidates(self, reduced: Any, asked: Asked) -> tuple[Any, npt.NDArray[np.bool_] | None]:
+        """Rows (q, ≥ rerank) that may be in an answer, and which queries the lists cannot answer (q,), if known.
+
+        Of a small part of the rows all are candidates: to compare them takes less time than to find the lists that
+        they lie in.
+        """
+        within, xp = asked.within, self.kernels.xp
         if within is None:
-            least = min(asked.k + 1, asked.rerank)  # one more than the answer, for the query's own photo
-            most = asked.probes if asked.as_given else self.most_probes
-            visit = shards.Visit(count=asked.rerank, probes=asked.probes, most=most)
-            found = shards.enough_candidates(self.shards, reduced, visit, least)
-        elif asked.all_of_them(len(self)):
-            return np.broadcast_to(within.rows, (len(reduced), within.count)), np.empty(0, np.int64)
-        elif ivfpq.filters(self.device):
+            return shards.candidates(self.shards, reduced, asked.rerank, asked.probes), None
+        if asked.all_of_them(len(self)):
+            rows = self.kernels.to_device(within.rows)
+            return xp.broadcast_to(rows, (len(reduced), within.count)), None
+        if ivfpq.filters(self.device):
             # A recall is known for so many candidates: fewer, and it is less where the rows of a filter lie together.
             visit = shards.Visit(count=asked.rerank, probes=asked.probes, most=self.most_probes, bits=within.bits)
-            found = shards.enough_candidates(self.shards, reduced, visit, min(asked.rerank, within.count))
-        else:
-            # One more than the answer: the query's own photo may be among them.
-            least, most = min(asked.k + 1, within.count), ivfpq.most_candidates(self.device, len(self))
-            removed = shards.Removed(mask=~within.mask, least=least, most=most)
-            found, wanting = shards.present_candidates(self.shards, reduced, asked.rerank, asked.probes, removed)
-            return found, np.flatnonzero(wanting | (found < 0).all(axis=1))
-        return found, np.flatnonzero(found.max(axis=1) < 0)
+            least = min(asked.rerank, within.count)
+            return shards.enough_candidates(self.shards, reduced, visit, least), None
+        # One more than the answer: the query's own photo may be among them.
+        least, most = min(asked.k + 1, within.count), ivfpq.most_candidates(self.device, len(self))
+        removed = shards.Removed(mask=~within.mask, least=least, most=most)
+        found, wanting = shards.present_candidates(self.shards, reduced, asked.rerank, asked.probes, removed)
+        return found, self.kernels.to_host(wanting)
 
-    def _steps(
-        self, queries: npt.NDArray[np.float32], reduced: npt.NDArray[np.float32], asked: "_Asked", given: int
-    ) -> Iterator[Step]:
+    def _steps(self, queries: Any, reduced: Any, asked: Asked, given: int) -> Iterator[Step]:
         """From the cheapest comparison to the closest, those that leave fewer of the `given` candidates."""
         closer, exact = kept(asked.k, asked.rerank, None if self.refine is None else self.refine.packed)
         if self.sketch is not None and closer < given:
@@ -263,70 +317,5 @@ class Index:
             given = closer
         if self.refine is not None and self.reduction is not None and exact < given:
             # For the cosine the size of a query means nothing, and products of codes cannot overflow.
-            yield Step(queries if self.reduction.unit else self.reduction.scaled(queries), self.refine, exact)
-
-
-def kept(k: int, rerank: int, packed: int | None) -> tuple[int, int]:
-    """How many of `rerank` candidates are compared by the codes of the raw rows, and how many of these exactly.
-
-    An eighth and a sixteenth at least, so that more candidates always mean more exact comparisons too. Exactly some
-    more than k, since codes may put the last of them in another order. packed: the dimensions of 4-bit codes, or None:
-    their error averages out over many dimensions; of few an exact comparison costs little.
-    """
-    margin = max(k // 5, 2)
-    if packed is not None:
-        margin = math.ceil(margin * max(MANY_DIMENSIONS / packed, 1.0) ** 0.5)
-    return max(5 * k // 2, k + 15, rerank // 8), max(k + margin, rerank // 16)
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What one search is: neighbours, lists, candidates, and the rows that may be found (None: any)."""
-
-    k: int
-    probes: int
-    rerank: int
-    within: Filter | None
-    as_given: bool  # no more lists than these, unless a filter leaves too little in them
-
-    def all_of_them(self, rows: int) -> bool:
-        """Whether every row that may be found is a candidate."""
-        return self.within is not None and self.within.count <= max(SMALL_PART * rows, self.rerank)
-
-    def width(self, rows: int) -> int:
-        """Candidates of one query."""
-        return max(self.within.count if self.within is not None and self.all_of_them(rows) else self.rerank, 1)
-
-
-def _of_size_one(reduced: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Reduced queries by their largest magnitude, which changes no order of inner products.
-
-    To a query of zeros all rows are equally close, and FAISS answers it with none: any direction stands for it.
-    """
-    largest = np.abs(reduced).max(axis=1, keepdims=True)
-    sized: npt.NDArray[np.float32] = np.divide(reduced, largest, out=np.zeros_like(reduced), where=largest > 0)
-    sized[largest[:, 0] == 0, 0] = 1
-    return sized
-
-
-def check_queries(
-    queries: npt.ArrayLike, dim: int, layer: str, name: Callable[[int], str] = "query {}".format
-) -> npt.NDArray[np.float32]:
-    """Queries as C-ordered (n, dim) float32; InputError when the shape is another or a value is not finite.
-
-    name: what query i is called in the error.
-    """
-    rows = np.asarray(queries)
-    rows = rows[None] if rows.ndim == 1 else rows
-    if rows.ndim != 2 or rows.shape[1] != dim or rows.dtype.kind not in "fiu":
-        raise InputError(f"queries of shape {rows.shape}, {rows.dtype}: expected (n, {dim}) float32 for {layer}")
-    if rows.dtype != np.float32:
-        with np.errstate(over="ignore"):  # a float64 past float32's range becomes an infinity, and is refused below
-            rows = rows.astype(np.float32)
-    rows = np.ascontiguousarray(rows)
-    if math.isfinite(np.add.reduce(rows, axis=None, dtype=np.float64)):  # which no finite float32 values exceed
-        return rows
-    bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-    if len(bad):
-        raise InputError(f"{name(int(bad[0]))}: holds NaN, infinity or values past float32, expected finite float32")
-    return rows
+            unit = self.reduction.unit
+            yield Step(queries if unit else self.reduction.scaled(queries, self.kernels.xp), self.refine, exact)

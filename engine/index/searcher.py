@@ -15,9 +15,10 @@ from engine.index.filter import Filter
 from engine.index.fused import FusedIndex
 from engine.index.manifest import read_index_manifest
 from engine.index.queries import Questions
+from engine.index.query_rows import check_queries
 from engine.index.range_search import range_search
 from engine.index.result import SearchResult
-from engine.index.search import Index, check_queries
+from engine.index.search import Index
 from engine.index.spec import SearchSpec
 from engine.progress import Progress, silent
 from engine.store.store import Store

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from engine.errors import InputError
+from engine.index.asked import kept
 from engine.index.build import BLOCK_BYTES, BLOCK_ROWS
 from engine.index.reduce import rows_wanted
-from engine.index.search import kept
 from engine.index.sizes import index_bytes, total_bytes
 from engine.index.spec import IndexSpec, default_probes, default_rerank
 from engine.jobs.calibrate import FILE_BYTES, Machine

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from engine.errors import InputError
 from engine.index.exact import exact_search
-from engine.index.search import check_queries
+from engine.index.query_rows import check_queries
 from engine.jobs.truth import Asked, Truth, TruthSpec, check_not_empty, compute_truth, recall
 from engine.progress import Progress, silent
 from engine.store.store import Queries, Store

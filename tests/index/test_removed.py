@@ -135,7 +135,7 @@ def one_list(whole) -> tuple[Array, Array]:
 def no_filter(monkeypatch) -> None:
     """As on CUDA, whose lists cannot be asked for some of their rows alone."""
     monkeypatch.setattr("engine.index.ivfpq.filters", lambda device: False)
-    monkeypatch.setattr("engine.index.search.SMALL_PART", 0)
+    monkeypatch.setattr("engine.index.asked.SMALL_PART", 0)
 
 
 def ten_of_one_list(store: Store, query: Array, own: Array):

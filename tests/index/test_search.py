@@ -10,7 +10,8 @@ from engine.errors import InputError
 from engine.index import search as search_module
 from engine.index.build import build_index
 from engine.index.exact import exact_search
-from engine.index.search import Index, check_queries
+from engine.index.query_rows import check_queries
+from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.index.verify import verify_index
 from kernels import load

@@ -48,6 +48,11 @@ def test_what_is_asked_for_comes_into_memory_and_no_more(rows):
     assert here[[3, 77, 400]].all() and here.sum() == 3
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.uint8])
+def test_codes_of_every_kind_can_be_asked_for(dtype):
+    paging.ask_for(np.ones((5, 7), dtype), np.array([[0, 4, -1]]))
+
+
 def test_reading_from_a_disk_is_noticed(rows):
     paging.disk_was_read()
     assert not paging.disk_was_read()
