@@ -55,7 +55,7 @@ class Following:
             spec = IndexSpec(layer=layer).resolved(rows=len(records), dim=LAYERS[layer], device=self.device.kind)
             if spec.lists:
                 with suppress(EngineError, MemoryError):  # the build that comes afterwards says what it is
-                    ivfpq.check_gpu_spec(spec)
+                    ivfpq.check_gpu_spec(spec, self.device.gpu.library)
                     self.builds[layer] = ComingBuild(coming, spec, self.device, self._part(layer), progress)
         return self.builds
 
@@ -158,7 +158,7 @@ class ComingBuild(Build):
     def _add(self, rows: Any, first: int, border: tuple[int, int]) -> None:
         reduction, trained = self._learned
         if self._shard is None:
-            self._shard = ivfpq.empty_copy(trained, self.device)
+            self._shard = ivfpq.empty_copy(trained, self.device, border[1] - border[0])
         with self.clock.phase("reduce"):
             reduced = self.kernels.project(rows, self._axes, unit=reduction.unit)
         with self.clock.phase("add"):

@@ -11,6 +11,7 @@ from engine.errors import DeviceError, EngineError, InputError
 from engine.index import build as build_module
 from engine.index import ivfpq, shards, spec, stream
 from engine.index.build import build_index
+from engine.index.gpu_rows import _ids
 from engine.index.manifest import read_index_manifest
 from engine.index.reduce import Reduction, sample_rows
 from engine.index.spec import IndexSpec
@@ -23,6 +24,7 @@ from engine.store.verify import verify_store
 from engine.store.writer import StoreWriter
 from kernels import Device
 from tests.builders import CPU, files_below, photo_bytes, write_photo, write_photos
+from tests.index.gpu_shards import machine_of
 from tests.kernels import emulated
 from tests.kernels.conftest import emulated_or_skip
 from tests.store.test_ingest import in_time
@@ -60,7 +62,7 @@ class Gpu:
             monkeypatch.setattr(self.kernels, name, self._counting(name))
         train, copy, self._add = ivfpq.train, ivfpq.empty_copy, ivfpq.add
         monkeypatch.setattr(ivfpq, "train", lambda sample, spec, _: train(emulated.on_host(sample), spec, CPU))
-        monkeypatch.setattr(ivfpq, "empty_copy", lambda trained, _: copy(trained, CPU))
+        monkeypatch.setattr(ivfpq, "empty_copy", lambda trained, _, rows=0: copy(trained, CPU))
         monkeypatch.setattr(ivfpq, "add", self.add)
         monkeypatch.setattr(stream, "build_index", self.build)
 
@@ -86,14 +88,19 @@ class Gpu:
 
 
 @pytest.fixture
-def gpu(monkeypatch):
+def gpu(small, monkeypatch):
+    return Gpu(monkeypatch)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Small blocks, few dimensions, two shards, and quantizers for fewer photos than deserve them."""
     monkeypatch.setattr(copy_module, "BLOCK_FILES", 32)
     monkeypatch.setattr(stream, "BLOCK_ROWS", 50)
     monkeypatch.setattr(spec, "EXACT_BELOW", 100)
     monkeypatch.setattr(spec, "MAX_REDUCED", 16)
     monkeypatch.setattr(spec, "default_training_rows", lambda lists: TRAINING)
     monkeypatch.setattr(shards, "ranges", lambda rows, per: [(0, 130), (130, rows)])
-    return Gpu(monkeypatch)
 
 
 def run(root: Any, store: Any, layers: list[str], **how: Any) -> list[Any]:
@@ -141,6 +148,38 @@ def test_rows_never_come_back_to_the_host_for_the_index(gpu, photos, tmp_path):
     codes = sum(parts[name].bytes for name in ("sketch.npy", "sketch_scale.npy", "refine.npy", "refine_scale.npy"))
     assert 0.9 * codes < gpu.crossed["to_host"] <= codes < PHOTOS * 4096
     assert gpu.crossed["to_device"] == 4096 * 16 * 4, "the axes"
+
+
+class Event:
+    def __init__(self, block: bool = False, disable_timing: bool = False) -> None:
+        self.of = "nobody"
+
+    def record(self, stream: Any) -> None:
+        self.of = stream.name
+
+    def synchronize(self) -> None: ...
+
+
+def test_shards_on_the_gpu_take_the_rows_by_its_own_thread(small, photos, tmp_path, monkeypatch):
+    """With all of the pretended GPU: the kernels' own, and FAISS's, which insists on its thread."""
+    emulated_or_skip()
+    with machine_of(monkeypatch) as machine:
+        cuda = machine.cupy.cuda
+        cuda.Event, cuda.alloc_pinned_memory, cuda.get_elapsed_time = Event, bytearray, lambda start, stop: 1.0
+        monkeypatch.setattr(emulated, "Cupy", lambda: machine.cupy)
+        kernels = emulated.load()
+        monkeypatch.setattr(kernels, "principal_axes", axes_of_last_block)
+        for module in (stages, stream, build_module):
+            monkeypatch.setattr(module, "load", lambda _: kernels)
+        monkeypatch.setattr(stream, "build_index", None)
+        (report,) = run(photos, tmp_path / "store", ["fc8"])
+        assert machine.peak[0] > 0 and not machine.wrong
+        waits = [what for _, what in machine.log if what.startswith("wait for")]
+        assert len(waits) >= 2 * 7, "FAISS's stream waits for the rows, and the rows' for FAISS, block by block"
+    for entry in report.manifest.shards:
+        shard = ivfpq.load(report.path / entry.file, CPU)  # what the arrays of ids are views of
+        held = np.sort(np.concatenate(_ids(shard)))
+        np.testing.assert_array_equal(held, np.arange(entry.start, entry.stop))
 
 
 def test_both_layers_in_one_pass(gpu, photos, tmp_path):
