@@ -164,14 +164,14 @@ class ComingBuild(Build):
         with self.clock.phase("add"):
             ivfpq.add(self._shard, reduced, first)
         with self.clock.phase("codes"):
-            self._write("sketch", reduced, "uint8")
+            self._put("sketch", reduced, "uint8")
             if self.spec.refine != "none":
-                self._write("refine", scaled(self.kernels.xp, rows), self.spec.refine)
+                self._put("refine", reduction.scaled(rows, self.kernels.xp), self.spec.refine)
         if first + len(rows) == border[1]:
             self.write_shard(self._shard, *border)
             self._shard = None
 
-    def _write(self, name: str, rows: Any, kind: Any) -> None:
+    def _put(self, name: str, rows: Any, kind: Any) -> None:
         self._writers[name].write(self.kernels.quantize(rows, kind).each(self.kernels.to_host))
 
     def has_all_of(self, store: Store) -> bool:
@@ -190,15 +190,6 @@ class ComingBuild(Build):
         with self.clock.phase("write"):
             for writer in self._writers.values():
                 self.parts |= writer.close()
-
-
-def scaled(xp: Any, rows: Any) -> Any:
-    """`reduce.Reduction.scaled` for the cosine, of rows (n, dim) on the device: as they are but for extreme sizes."""
-    low, high = 1e-12, 1e12
-    sizes = xp.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(xp.float64)
-    odd = (sizes > 0) & ((sizes < low) | (sizes > high))
-    factors = xp.where(odd, 1 / xp.where(odd, sizes, xp.float64(1)), xp.float64(1))
-    return (rows.astype(xp.float64) * factors[:, None]).astype(xp.float32)
 
 
 class _Coming:
