@@ -8,12 +8,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from engine.errors import IndexUnusableError, InputError
 from engine.index import ivfpq, reduce, shards
@@ -105,7 +104,7 @@ def staged(
     After an error it is gone, and the index before, if there is one, as it was. spec: has no None in it.
     """
     if device.kind == "cuda" and spec.lists:
-        ivfpq.check_gpu_spec(spec)
+        ivfpq.check_gpu_spec(spec, device.gpu.library)
     part = folder.with_name(folder.name + PART)
     with disk_errors(store.path):
         folder.parent.mkdir(exist_ok=True)
@@ -189,7 +188,7 @@ class Build:
         self.shards: list[Shard] = []
         self.explained, self.scale = 1.0, 1.0
         # Rows (t,) that are reduced already, ascending, and what they were reduced to.
-        self.reduced = np.empty(0, np.int64), np.empty((0, spec.reduced or 1), np.float32)
+        self.reduced: tuple[Any, Any] = np.empty(0, np.int64), np.empty((0, spec.reduced or 1), np.float32)
 
     def run(self) -> IndexManifest:
         """Learn, fill, and write the manifest."""
@@ -238,9 +237,13 @@ class Build:
         file.write(npy.header(reduction.axes.shape, "<f4"))
         file.write(np.ascontiguousarray(reduction.axes))
         self.parts["axes.npy"] = file.close()
+        # Where the kernels work, so that a block goes there once and comes back as codes.
+        reduction = replace(reduction, axes=self.kernels.to_device(reduction.axes))
         with self.clock.phase("train"):
             self.progress("train quantizers", 0, 0)
-            sample = np.concatenate([reduction.apply(block, self.kernels) for block in reduce.gather(self.data, at)])
+            sample = self.kernels.xp.concatenate(
+                [reduction.apply(self.kernels.to_device(block), self.kernels) for block in reduce.gather(self.data, at)]
+            )
             trained = ivfpq.train(sample, spec, self.device)
         self.reduced = at, sample
         return reduction, trained
@@ -248,7 +251,7 @@ class Build:
     def _fill(self, reduction: reduce.Reduction, trained: Any) -> None:
         n, writers = len(self.store), self.code_writers()
         for start, stop in shards.ranges(n, self.spec.rows_per_shard):
-            shard = ivfpq.empty_copy(trained, self.device)
+            shard = ivfpq.empty_copy(trained, self.device, rows=stop - start)
             self.add_rows(shard, (start, stop), reduction, writers)
             self.write_shard(shard, start, stop)
         with self.clock.phase("write"):
@@ -272,20 +275,32 @@ class Build:
         """Add the store's rows (start, stop) to a shard, and write their codes."""
         block = max(min(BLOCK_ROWS, BLOCK_BYTES // (4 * self.data.shape[1])), 1)
         for at in range(*rows, block):
-            part = np.ascontiguousarray(self.data[at : min(at + block, rows[1])])
-            with self.clock.phase("reduce"):
-                reduced = self._reduce(part, at, reduction)
-            with self.clock.phase("add"):
-                ivfpq.add(shard, reduced, at)
-            with self.clock.phase("codes"):
-                writers["sketch"].write(self.kernels.quantize(reduced, "uint8"))
-                if self.spec.refine != "none":
-                    writers["refine"].write(self.kernels.quantize(reduction.scaled(part), self.spec.refine))
+            part = self.kernels.to_device(np.ascontiguousarray(self.data[at : min(at + block, rows[1])]))
+            self.add_block(shard, (part, at), reduction, writers)
             npy.forget(self.data)
             self.progress("add rows", at + len(part), rows[1])
 
-    def _reduce(self, rows: npt.NDArray[np.float32], first: int, reduction: reduce.Reduction) -> Any:
+    def add_block(
+        self, shard: Any, block: tuple[Any, int], reduction: reduce.Reduction, writers: dict[str, CodeWriter]
+    ) -> None:
+        """Add rows (b, dim) where the kernels work, and the first one's number, to a shard; write their codes."""
+        rows, first = block
+        with self.clock.phase("reduce"):
+            reduced = self._reduce(rows, first, reduction)
+        with self.clock.phase("add"):
+            ivfpq.add(shard, reduced, first)
+        with self.clock.phase("codes"):
+            self._write_codes(writers["sketch"], reduced, "uint8")
+            if self.spec.refine != "none":
+                self._write_codes(writers["refine"], reduction.scaled(rows, self.kernels.xp), self.spec.refine)
+
+    def _write_codes(self, writer: CodeWriter, rows: Any, kind: CodeKind) -> None:
+        writer.write(self.kernels.quantize(rows, kind).each(self.kernels.to_host))
+
+    def _reduce(self, rows: Any, first: int, reduction: reduce.Reduction) -> Any:
         """Reduced rows (b, reduced) of the store's rows from `first` on; those of the sample are at hand."""
+        if self.device.kind == "cuda":  # to put them together takes as long there
+            return reduction.apply(rows, self.kernels)
         at, sample = self.reduced
         known = slice(*np.searchsorted(at, [first, first + len(rows)]))
         if known.start == known.stop:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from engine.errors import EngineError, IndexUnusableError, InputError, StoreError
 from engine.index import ivfpq, shards
 from engine.index.asked import Asked, kept, of_size_one
-from engine.index.device import settle
+from engine.index.device import failing_clearly, settle
 from engine.index.exact import compare, exact_search, excluded_rows
 from engine.index.filter import Filter
 from engine.index.manifest import IndexManifest, build_words, grown, read_index_manifest, stale
@@ -22,7 +22,7 @@ from engine.index.opening import check_parts, open_codes, open_reduction, which
 from engine.index.query_rows import check_on_gpu, check_queries, on_gpu
 from engine.index.reduce import Reduction
 from engine.index.result import SearchResult
-from engine.index.spec import GPU_MAX_PROBES, SearchSpec, default_rerank
+from engine.index.spec import SearchSpec, default_rerank
 from engine.index.tuned import TUNED_K, TunedPoint
 from engine.progress import Progress, silent
 from engine.store.store import Store
@@ -89,7 +89,7 @@ class Index:
             return cls(
                 path=path, store=store, manifest=manifest, device=settled, kernels=kernels,
                 reduction=open_reduction(path, manifest),
-                shards=[ivfpq.load(path / shard.file, settled) for shard in manifest.shards],
+                shards=ivfpq.load_all([path / shard.file for shard in manifest.shards], settled),
                 sketch=open_codes(path, "sketch", manifest, kernels),
                 refine=open_codes(path, "refine", manifest, kernels),
             )  # fmt: skip
@@ -143,8 +143,7 @@ class Index:
     @property
     def most_probes(self) -> int:
         """The most lists that a search visits on this device."""
-        lists = self.manifest.spec.lists or 1
-        return min(lists, GPU_MAX_PROBES) if self.device.kind == "cuda" else lists
+        return ivfpq.most_probes(self.device, self.manifest.spec.lists or 1)
 
     def _tuned_point(self, spec: SearchSpec) -> TunedPoint | None:
         tuned = self.manifest.tuned
@@ -241,7 +240,8 @@ class Index:
             if threads > 1:
                 ivfpq.in_spans(stop - start, SPAN_QUERIES, answer)
             else:
-                answer(0, stop - start)
+                with failing_clearly(self.device, "search"):
+                    answer(0, stop - start)
             progress("search", stop, len(rows), unit="queries")
         return found, scores
 
@@ -305,7 +305,7 @@ class Index:
             return shards.enough_candidates(self.shards, reduced, visit, least), None
         # One more than the answer: the query's own photo may be among them.
         least, most = min(asked.k + 1, within.count), ivfpq.most_candidates(self.device, len(self))
-        removed = shards.Removed(mask=~within.mask, least=least, most=most)
+        removed = shards.Removed(mask=self.kernels.to_device(~within.mask), least=least, most=most)
         found, wanting = shards.present_candidates(self.shards, reduced, asked.rerank, asked.probes, removed)
         return found, self.kernels.to_host(wanting)
 

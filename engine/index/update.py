@@ -69,7 +69,7 @@ def update_index(store: Store, name: str, *, device: Device, progress: Progress 
                 )
             _check(store, old, name)
             if device.kind == "cuda" and old.spec.lists:
-                ivfpq.check_gpu_spec(old.spec)
+                ivfpq.check_gpu_spec(old.spec, device.gpu.library)
             check_layer(store, old.spec.layer, since=old.rows, progress=progress)
             part = folder.with_name(folder.name + PART)
             shutil.rmtree(part, ignore_errors=True)
@@ -157,7 +157,7 @@ class _Update:
             job.write_shard(loaded, last.start, at)
         del loaded
         for start, stop in shards.ranges(n - at, per_shard) if at < n else ():
-            shard = ivfpq.empty_copy(self.trained, job.device)
+            shard = ivfpq.empty_copy(self.trained, job.device, rows=stop - start)
             job.add_rows(shard, (at + start, at + stop), reduction, writers)
             self.new_sizes += ivfpq.list_sizes(shard)
             job.write_shard(shard, at + start, at + stop)

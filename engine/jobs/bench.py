@@ -38,7 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from engine.errors import DependencyError
 from engine.index import ivfpq
 from engine.index.search import Index
-from engine.index.spec import GPU_MAX_PROBES, SearchSpec
+from engine.index.spec import SearchSpec
 from engine.jobs.doctor import cpu_model, examine_machine, memory
 from engine.jobs.measure import DEEP_K, BenchPoint, Run, Setting
 from engine.jobs.plot import draw_recall_qps
@@ -175,7 +175,7 @@ def settings_of(index: Index, spec: BenchSpec) -> list[Setting]:
         return [Setting(kind="exact", default=True)]
     own = index.settings(SearchSpec(k=spec.k))
     lists, rows = index.manifest.spec.lists or 1, index.photos
-    most = GPU_MAX_PROBES if index.device.kind == "cuda" else lists
+    most = ivfpq.most_probes(index.device, lists)
     grid = (
         {index.settings(SearchSpec(k=spec.k, recall=spec.recall))}
         if spec.recall

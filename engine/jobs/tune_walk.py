@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.index.exact import exact_search
-from engine.index.ivfpq import most_candidates
+from engine.index.ivfpq import most_candidates, most_probes
 from engine.index.search import Index
-from engine.index.spec import GPU_MAX_PROBES, SearchSpec
+from engine.index.spec import SearchSpec
 from engine.index.tuned import TUNED_K, TunedPoint
 from engine.jobs.measure import EXACT_QUERIES, Run, Setting
 from engine.jobs.truth import Truth, shares_of_answers
@@ -81,7 +81,7 @@ class Walk:
     def ladders(self) -> tuple[list[int], list[int]]:
         """Numbers of lists and of candidates, doubling, up to all that there are or that the device takes."""
         lists, photos, device = self.index.manifest.spec.lists or 1, self.index.photos, self.index.device
-        probes = min(lists, GPU_MAX_PROBES) if device.kind == "cuda" else lists
+        probes = most_probes(device, lists)
         least = min(2 * TUNED_K, photos)
         return _doubling(max(lists // 256, 1), probes), _doubling(least, max(most_candidates(device, photos), least))
 
