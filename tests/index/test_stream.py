@@ -11,6 +11,7 @@ from engine.errors import DeviceError, EngineError, InputError
 from engine.index import build as build_module
 from engine.index import ivfpq, shards, spec, stream
 from engine.index.build import build_index
+from engine.index.device import settle
 from engine.index.gpu_rows import _ids
 from engine.index.manifest import read_index_manifest
 from engine.index.reduce import sample_rows
@@ -117,14 +118,10 @@ def nothing_is_left(store: Any) -> bool:
     return not [*store.glob("indices/*.part")]
 
 
-def test_the_index_is_that_of_a_build(gpu, photos, tmp_path):
-    (report,) = run(photos, tmp_path / "store", ["fc8"])
-    assert not gpu.plain and not report.reused and nothing_is_left(tmp_path / "store")
-    store = Store.open(tmp_path / "store")
-    verify_store(store.path)
-    gpu.plain.append("what follows is one")
-    build_index(store, IndexSpec(layer="fc8"), device=GPU, name="plain")
-    ours, plain = (store.path / "indices" / name for name in ("fc8", "plain"))
+def compare_with_a_build(folder: Any, device: Device) -> None:
+    """The index fc8 of a store and one that is built of it, `plain`, but for what rounding may do."""
+    build_index(Store.open(folder), IndexSpec(layer="fc8"), device=device, name="plain")
+    ours, plain = (folder / "indices" / name for name in ("fc8", "plain"))
     mine, theirs = read_index_manifest(ours), read_index_manifest(plain)
     assert (mine.spec, mine.rows, mine.store_digest, mine.shards, mine.scale, mine.probes) == (
         theirs.spec, theirs.rows, theirs.store_digest, theirs.shards, theirs.scale, theirs.probes,
@@ -136,10 +133,32 @@ def test_the_index_is_that_of_a_build(gpu, photos, tmp_path):
     # Products of other blocks may round otherwise, at the edge of a step.
     far = np.load(ours / "sketch.npy").astype(int) - np.load(plain / "sketch.npy")
     assert abs(far).max() <= 1 and (far == 0).mean() > 0.999
-    for shard in mine.shards:
-        one, other = (ivfpq.load(folder / shard.file, CPU) for folder in (ours, plain))
-        assert one.ntotal == other.ntotal == shard.stop - shard.start
-        np.testing.assert_array_equal(ivfpq.list_sizes(one), ivfpq.list_sizes(other))
+    for entry in mine.shards:
+        shard = ivfpq.load(ours / entry.file, CPU)  # what the arrays of ids are views of
+        held = np.sort(np.concatenate(_ids(shard)))
+        np.testing.assert_array_equal(held, np.arange(entry.start, entry.stop))
+
+
+def test_the_index_is_that_of_a_build(gpu, photos, tmp_path):
+    (report,) = run(photos, tmp_path / "store", ["fc8"])
+    assert not gpu.plain and not report.reused and nothing_is_left(tmp_path / "store")
+    verify_store(tmp_path / "store")
+    gpu.plain.append("what follows is one")
+    compare_with_a_build(tmp_path / "store", GPU)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_index_is_that_of_a_build(small, photos, tmp_path, monkeypatch):
+    device = settle("cuda")
+    with monkeypatch.context() as patches, Following(tmp_path / "store", ["fc8"], device) as following:
+        patches.setattr(stream, "build_index", None)
+        report = ingest([photos], tmp_path / "store", device=device, follower=following)
+        following.build_next(["fc8"])
+    assert set(report.stages) == {"read", "upload", "decode", "download", "write", "index fc8"}
+    ingest([photos], tmp_path / "cpu", device=CPU)
+    ours = {name: digest for name, digest in files_below(tmp_path / "store").items() if "indices" not in name}
+    assert ours == files_below(tmp_path / "cpu")
+    compare_with_a_build(tmp_path / "store", device)
 
 
 def test_rows_never_come_back_to_the_host_for_the_index(gpu, photos, tmp_path, monkeypatch):
@@ -185,7 +204,7 @@ def test_shards_on_the_gpu_take_the_rows_by_its_own_thread(small, photos, tmp_pa
         waits = [what for _, what in machine.log if what.startswith("wait for")]
         assert len(waits) >= 2 * 7, "FAISS's stream waits for the rows, and the rows' for FAISS, block by block"
     for entry in report.manifest.shards:
-        shard = ivfpq.load(report.path / entry.file, CPU)  # what the arrays of ids are views of
+        shard = ivfpq.load(report.path / entry.file, CPU)
         held = np.sort(np.concatenate(_ids(shard)))
         np.testing.assert_array_equal(held, np.arange(entry.start, entry.stop))
 

@@ -1,6 +1,7 @@
 """The way through a GPU: the same store byte by byte, buffers that are enough, one error, nothing lost."""
 
 import itertools
+import tarfile
 import threading
 import time
 from typing import Any
@@ -87,6 +88,29 @@ def test_refused_records_in_the_middle(damaged, tmp_path, use):
     ingest([damaged], tmp_path / "cpu", device=CPU, threads=2)
     assert files_below(tmp_path / "gpu") == files_below(tmp_path / "cpu")
     assert (report.photos, report.refused) == (29, 11)
+
+
+def test_members_of_an_archive_among_files(tmp_path, use):
+    """Blocks that take from a folder and from an archive by turns."""
+    device = use()
+    write_photos(tmp_path / "in", range(0, 40, 2))
+    with tarfile.open(tmp_path / "in" / "odd.tar", "w") as archive:
+        for path in sorted(write_photos(tmp_path / "members", range(1, 40, 2)).rglob("*.dat")):
+            archive.add(path, path.name)
+    write_photo(tmp_path / "in" / "more", 41, b"cut short")
+    report = ingest([tmp_path / "in"], tmp_path / "gpu", device=GPU, threads=2)
+    ingest([tmp_path / "in"], tmp_path / "cpu", device=CPU, threads=2)
+    assert (report.photos, report.refused, device.counts["decode"]) == (40, 1, 11)
+    assert files_below(tmp_path / "gpu") == files_below(tmp_path / "cpu")
+
+
+def test_places_that_cannot_be_opened(tmp_path):
+    write_photos(tmp_path, [1, 2])
+    files = find_sources([tmp_path]).listing
+    (tmp_path / "0").rename(tmp_path / "elsewhere")
+    whole = np.ones(2, np.bool_)
+    RawReader().read(files, np.zeros((2, 20_400), np.uint8), whole)
+    assert not whole.any()
 
 
 def test_no_records_take_no_buffers(tmp_path, use):
