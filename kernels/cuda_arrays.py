@@ -23,10 +23,16 @@ _gpu = 0
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def use_gpu(number: int) -> None:
-    """The GPU that all kernels of this process run on; the first unless this says otherwise."""
+def use_gpu(number: int, memory: int | None = None) -> None:
+    """The GPU that all kernels of this process run on, the first unless this says otherwise.
+
+    memory: bytes that their arrays may take there; None: what there is.
+    """
     global _gpu
     _gpu = number
+    if memory is not None:
+        with cupy.cuda.Device(number):
+            cupy.get_default_memory_pool().set_limit(size=memory)
 
 
 def chosen_gpu() -> int:
@@ -134,12 +140,19 @@ def page_locked(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
 @on_gpu
 def resident(codes: Codes) -> Codes:
     """The codes on the GPU where they take no more than a part of its free memory, else as they are."""
-    if sum(getattr(part, "nbytes", 0) for part in codes) > RESIDENT_SHARE * cupy.cuda.runtime.memGetInfo()[0]:
+    if sum(getattr(part, "nbytes", 0) for part in codes) > RESIDENT_SHARE * _free():
         return codes
     try:
         return codes.each(upload)
     except cupy.cuda.memory.OutOfMemoryError:  # free memory may lie in pieces, or somebody else was faster
         return codes
+
+
+def _free() -> int:
+    """Bytes that arrays may still take: of the GPU, and of the limit that was set."""
+    pool, free = cupy.get_default_memory_pool(), int(cupy.cuda.runtime.memGetInfo()[0])
+    limit = int(pool.get_limit())
+    return min(free, limit - int(pool.used_bytes())) if limit else free
 
 
 def upload(rows: Any) -> Any:

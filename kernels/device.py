@@ -29,9 +29,9 @@ GpuLibrary = Literal["faiss", "cuvs"]
 class GpuOptions:
     """How GPUs are used; ValueError for what cannot be.
 
-    memory: bytes that the lists of shards and FAISS's temporary memory may take on each GPU (None: a part of what is
-    free). library: whose IVF-PQ it is. replicate: every shard on every GPU, so that each answers a part of the queries,
-    instead of every GPU a part of the shards.
+    memory: bytes that the lists of shards and FAISS's temporary memory may take on each GPU, and again as many for
+    codes, queries and products on the first (None: a part of what is free). library: whose IVF-PQ it is. replicate:
+    every shard on every GPU, so that each answers a part of the queries, instead of every GPU a part of the shards.
     """
 
     memory: int | None = None
@@ -131,5 +131,5 @@ def load(device: Device | Literal["cpu", "cuda", "reference"]) -> Kernels:
         compiled_cache.settle()
     module = importlib.import_module(f"kernels.{kind}")
     if isinstance(device, Device) and device.gpus:
-        module.use_gpu(device.gpus[0])
+        module.use_gpu(device.gpus[0], device.gpu.memory)
     return cast(Kernels, module)

@@ -20,11 +20,15 @@ FLOORS = {
 # which in turn are imported by name when they are needed.
 HEAVY = {
     "numba": {
-        "kernels/cpu.py", "kernels/cpu_rerank.py", "kernels/prefetch.py", "engine/store/loops.py",
+        "kernels/cpu.py", "kernels/cpu_rerank.py", "kernels/paging.py", "kernels/prefetch.py", "engine/store/loops.py",
         "engine/store/archives/walk.py", "engine/store/archives/bits.py", "engine/store/archives/bzip2.py",
     },
     "PIL": {"engine/store/synth_pictures.py"},
-    "scipy": set(), "matplotlib": set(), "pyarrow": set(), "cupy": {"kernels/cuda.py"}, "cupy_backends": set(),
+    "scipy": set(), "matplotlib": set(), "pyarrow": set(), "cupy_backends": set(),
+    "cupy": {
+        "kernels/cuda.py", "kernels/cuda_arrays.py", "kernels/cuda_exact.py", "kernels/cuda_lanes.py",
+        "kernels/cuda_products.py", "kernels/cuda_rerank.py",
+    },
     "fastapi": set(), "ray": set(),
 }  # fmt: skip
 FAISS_HOME = "engine/index/ivfpq.py"

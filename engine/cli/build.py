@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, size
+from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
     JsonOption,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 PHASES = ("pca", "train", "reduce", "add", "codes", "write", "flush")
 
 
+@with_gpu_options
 def build(
     context: typer.Context,
     store: StoreArgument,

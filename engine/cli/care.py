@@ -17,6 +17,7 @@ from engine.words import counted, sized
 
 if TYPE_CHECKING:
     from engine.index.manifest import IndexManifest
+    from engine.jobs.parity import ParityReport
     from engine.store.repair import RepairReport
     from engine.store.store import Store
     from engine.store.verify import Damage, VerifyReport
@@ -275,24 +276,66 @@ def _beyond(store: Path, error: StoreError) -> "VerifyReport":
 
 
 def doctor(
+    parity: Annotated[
+        bool, typer.Option("--parity", help="Build small indices and compare the answers of all devices.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")] = False,
 ) -> None:
     """Examine this machine and installation: Python, FAISS, CuPy, GPUs, and what `--device auto` would choose.
 
-    Exit code 1 with the line that helps when something must be installed.
+    Exit code 1 with the line that helps when something must be installed. With --parity small indices are built on
+    every device and the answers of CPU and GPU compared, ties treated fairly; exit code 3 when they differ by more
+    than the tolerance that is printed.
 
     Example: `mirsearch doctor`
     """
     from engine.jobs.doctor import examine_machine
 
     found = examine_machine()
+    report = _parity() if parity and not found.problems else None
     if json_:
-        say_json({"facts": found.facts, "problems": found.problems})
+        document = {"facts": found.facts, "problems": found.problems}
+        say_json(document | ({"parity": report.to_dict()} if report else {}))
     else:
         say_facts("This machine", list(found.facts.items()))
         for problem in found.problems:
             err.print(f"! {problem}", style="red")
         if not found.problems:
             out.print("No problems found.")
+        if report:
+            _say_parity(report)
     if found.problems:
         raise typer.Exit(1)
+    if report and not report.agrees:
+        raise typer.Exit(3)
+
+
+def _parity() -> "ParityReport":
+    from engine.jobs.parity import check_parity
+
+    with Reporter() as progress:
+        return check_parity(progress=progress)
+
+
+def _say_parity(report: "ParityReport") -> None:
+    from engine.jobs.parity import ANSWERS_ALLOWED, SCORE_TOLERANCE
+
+    say_facts(
+        f"Parity: {'the devices agree' if report.agrees else 'the devices differ'}",
+        [
+            ("compared", f"{', '.join(report.devices)}; {report.rows:,} rows of fc7 and fc8, {report.seconds:.0f} s"),
+            *([("note", report.note)] if report.note else []),
+            ("checks", f"{len(report.checks)}, of which {len(report.differing)} failed"),
+            (
+                "tolerance",
+                f"an answer may score {SCORE_TOLERANCE:g} less than the other's last; {ANSWERS_ALLOWED:.1%} of an "
+                "index's answers may differ, of exact search none",
+            ),
+        ],
+    )
+    for check in report.differing:
+        err.print(
+            f"! {check.what}: {check.device} differs from {check.against} in {check.differing:,} of "
+            f"{check.compared:,} values, by up to {check.worst:.3g} (tolerance {check.tolerance:g})",
+            style="red",
+        )

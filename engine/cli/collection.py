@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, warn
+from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import DeviceOption, JsonOption, device_facts, settle, wrong_usage
 from engine.words import counted, sized
 
@@ -50,6 +51,7 @@ def synth(
     say_next(["ingest", directory / "features", "--store", "store"])
 
 
+@with_gpu_options
 def ingest(
     sources: Annotated[
         list[Path],

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from engine.cli.console import Reporter, err, say_facts, say_json, size
+from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
     JsonOption,
@@ -23,6 +24,7 @@ from engine.progress import Progress
 from engine.words import counted
 
 
+@with_gpu_options
 def graph(
     store: StoreArgument,
     out: Annotated[

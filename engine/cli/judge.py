@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, say_table, warn
+from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
     ImagesOption,
@@ -37,6 +38,7 @@ def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
     return numbers
 
 
+@with_gpu_options
 def bench(
     store: StoreArgument,
     layer: LayerOption = None,
@@ -141,6 +143,7 @@ def bench_row(point: dict[str, Any]) -> list[object]:
     ]
 
 
+@with_gpu_options
 def dedup(
     store: StoreArgument,
     out: Annotated[Path, typer.Option("--out", help="Folder of the answers.", show_default=False)],

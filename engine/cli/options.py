@@ -3,6 +3,7 @@
 What it takes to run a verb is imported by the functions that need it: the help of all verbs imports this module.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -32,6 +33,7 @@ ImagesOption = Annotated[
 _Spec = TypeVar("_Spec")
 
 
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 _CALLED = {"k": "-k", "pq_bits": "--bits"}  # options whose names are not those of the values that they give
 
 
@@ -41,6 +43,15 @@ def wrong_usage(option: str, problem: str) -> typer.BadParameter:
     option: the name of the parameter.
     """
     return typer.BadParameter(problem, param_hint=_CALLED.get(option, "--" + option.replace("_", "-")))
+
+
+def parse_size(text: str, option: str) -> int:
+    """Bytes of `500MB`, `1.5 GiB`, `2000000`; wrong usage of the option for anything else."""
+    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?|)b?\s*", text.lower())
+    count = round(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
+    if count < 1:
+        raise wrong_usage(option, f"{text!r}: expected a size such as 500MB or 1.5GiB")
+    return count
 
 
 def make_spec(kind: Callable[..., _Spec], **values: object) -> _Spec:
@@ -77,10 +88,11 @@ def refuse_empty_words(words: Sequence[str], arguments: Sequence[str]) -> None:
 
 
 def settle(device: str, *, needs_faiss: bool = True) -> "Device":
-    """The device that an option means; see `engine.index.device.settle`."""
+    """The device that an option means, used as the GPU options say; see `engine.index.device.settle`."""
+    from engine.cli.gpu_options import gpu_options
     from engine.index import device as devices
 
-    return devices.settle(device, needs_faiss=needs_faiss)
+    return devices.settle(device, needs_faiss=needs_faiss, gpu=gpu_options())
 
 
 def device_facts(device: "Device") -> tuple[str, str]:

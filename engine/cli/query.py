@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from engine.cli.console import Reporter, err
+from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
     ImagesOption,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from kernels import Device, Kernels
 
 
+@with_gpu_options
 def query(
     store: StoreArgument,
     layer: LayerOption = None,

@@ -1,12 +1,12 @@
 """`tune` and `estimate`: which settings reach what is wanted, and what things will take before they are done."""
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.console import Reporter, say_facts, say_json, say_next, say_table, size, warn
+from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
     JsonOption,
@@ -17,26 +17,16 @@ from engine.cli.options import (
     index_folder,
     known_layer,
     make_spec,
+    parse_size,
     settle,
-    wrong_usage,
 )
 from engine.errors import InputError
 
 if TYPE_CHECKING:
     from engine.jobs.tune import TuneReport
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 
-
-def parse_size(text: str, option: str) -> int:
-    """Bytes of `500MB`, `1.5 GiB`, `2000000`; wrong usage of the option for anything else."""
-    match = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,9})?)\s*([kmgt]i?|)b?\s*", text.lower())
-    count = round(float(match[1]) * _UNITS[match[2]]) if match and match[2] in _UNITS else 0
-    if count < 1:
-        raise wrong_usage(option, f"{text!r}: expected a size such as 500MB or 1.5GiB")
-    return count
-
-
+@with_gpu_options
 def tune(
     store: StoreArgument,
     layer: LayerOption = None,

@@ -186,7 +186,7 @@ class Build:
         self.clock = _Clock()
         self.parts: dict[str, Part] = {}
         self.shards: list[Shard] = []
-        self.explained, self.scale = 1.0, 1.0
+        self.explained, self.scale, self.gpu_memory = 1.0, 1.0, 0
         # Rows (t,) that are reduced already, ascending, and what they were reduced to.
         self.reduced: tuple[Any, Any] = np.empty(0, np.int64), np.empty((0, spec.reduced or 1), np.float32)
 
@@ -219,6 +219,7 @@ class Build:
             "training_rows": self.spec.training_rows or 0,
             "explained_variance": round(self.explained, 4),
             "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            **({"gpu_memory_mib": self.gpu_memory >> 20} if self.device.kind == "cuda" else {}),
             **{f"seconds_{name}": round(seconds, 3) for name, seconds in self.clock.seconds.items()},
         }
 
@@ -245,6 +246,7 @@ class Build:
                 [reduction.apply(self.kernels.to_device(block), self.kernels) for block in reduce.gather(self.data, at)]
             )
             trained = ivfpq.train(sample, spec, self.device)
+        self.gpu_memory = ivfpq.gpu_memory(self.device)
         self.reduced = at, sample
         return reduction, trained
 
@@ -293,6 +295,7 @@ class Build:
             self._write_codes(writers["sketch"], reduced, "uint8")
             if self.spec.refine != "none":
                 self._write_codes(writers["refine"], reduction.scaled(rows, self.kernels.xp), self.spec.refine)
+        self.gpu_memory = max(self.gpu_memory, ivfpq.gpu_memory(self.device))
 
     def _write_codes(self, writer: CodeWriter, rows: Any, kind: CodeKind) -> None:
         writer.write(self.kernels.quantize(rows, kind).each(self.kernels.to_host))

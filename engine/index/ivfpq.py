@@ -215,6 +215,15 @@ def most_candidates(device: Device, rows: int) -> int:
     return rows if device.kind == "cpu" else min(rows, gpu_limits.MOST[device.gpu.library])
 
 
+def gpu_memory(device: Device) -> int:
+    """Bytes of the memory of a device's GPUs that are in use now, by anybody; the most of them. 0 on the CPU."""
+    if device.kind == "cpu":
+        return 0
+    from engine.index.gpu import in_use
+
+    return max(in_use(device))
+
+
 def most_probes(device: Device, lists: int) -> int:
     """The most of so many lists that one search visits on a device."""
     return lists if device.kind == "cpu" else min(lists, gpu_limits.MOST[device.gpu.library])

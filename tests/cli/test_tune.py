@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import Result
 
-from engine.cli.tune import parse_size
+from engine.cli.options import parse_size
 from engine.index.manifest import read_index_manifest, write_index_manifest
 from engine.index.search import Index
 from engine.index.spec import SearchSpec

@@ -214,6 +214,14 @@ class Cupy(types.ModuleType):
             ),
         )
 
+    limit = 0
+
+    def get_default_memory_pool(self) -> Any:
+        return types.SimpleNamespace(get_limit=lambda: self.limit, used_bytes=lambda: 0, set_limit=self._set_limit)
+
+    def _set_limit(self, size: int) -> None:
+        self.limit = size
+
     @staticmethod
     def asnumpy(a: Any) -> Any:
         return np.array(a.view(np.ndarray)) if isinstance(a, DeviceArray) else np.asarray(a)

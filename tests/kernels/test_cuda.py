@@ -99,6 +99,17 @@ def test_resident_stays_on_the_host_when_the_memory_turns_out_too_small(cuda, mo
     assert cuda.resident(codes) is codes
 
 
+def test_what_stays_on_the_gpu_keeps_to_the_limit_of_its_memory(cuda):
+    codes = codes_of(np.ones((10, 1000), np.float32), "uint8")
+    size = sum(part.nbytes for part in codes if part is not None and not isinstance(part, int))
+    for limit, stays in ((size, False), (2 * size, True)):
+        cuda.use_gpu(0, limit)
+        try:
+            assert isinstance(cuda.resident(codes).values, cuda.cupy.ndarray) == stays
+        finally:
+            cuda.use_gpu(0, 0)
+
+
 def test_all_functions_run_on_the_gpu_that_was_chosen(cuda, monkeypatch):
     entered = []
     real = cuda.cupy.cuda.Device

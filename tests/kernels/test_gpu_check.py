@@ -33,14 +33,16 @@ def test_it_refuses_to_check_the_cpu(tmp_path, capsys):
 def test_emulated_cuda_agrees_and_a_wrong_kernel_does_not():
     emulated = emulated_or_skip()
     agrees = gpu_check.parity(emulated, reference, photos=60)
-    assert [name for name, same in agrees.items() if not same] == [] and len(agrees) == 33
+    assert [name for name, same in agrees.items() if not same] == [] and len(agrees) >= 33
 
     def rerank(queries, candidates, codes: Codes, metric, keep):
         rows, scores = emulated.rerank(queries, candidates, codes, metric, keep)
         return rows, scores * np.float32(1.001)
 
     wrong = types.SimpleNamespace(**{**vars(emulated), "rerank": rerank})
-    assert not any(same for name, same in gpu_check.parity(wrong, reference, photos=60).items() if "rerank" in name)
+    assert not any(
+        same for name, same in gpu_check.parity(wrong, reference, photos=60).items() if name.startswith("rerank")
+    )
 
 
 def test_the_index_part_on_the_cpu(tmp_path):
