@@ -27,18 +27,14 @@ from engine.index.device import settle
 from engine.index.exact import exact_search
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
+from engine.jobs.parity_kernels import KINDS, K, Pair, kernels_agree
 from engine.store.dat import FC7_DIM, RECORD_BYTES, records
 from engine.store.store import Store
 from engine.store.writer import StoreWriter
 from engine.version import VERSION
-from kernels import Codes, Device, Kernels, Metric, load
+from kernels import Codes, Device, Kernels, load
 
 Rows = npt.NDArray[np.float32]
-METRICS: Final[tuple[Metric, ...]] = ("cosine", "ip", "l2")
-KINDS: Final = ("float32", "float16", "uint8", "uint4")
-K: Final = 10
-# Scores are relative to the lengths that they are made of; codes are multiplied in float32, raw rows in float64.
-TOLERANCE: Final = {"float32": 1e-7, "float16": 2e-6, "uint8": 2e-6, "uint4": 2e-6}
 RECALL_FLOOR: Final = 0.9
 GRID: Final = ((16, 100), (64, 200), (128, 300), (256, 600))  # probes, candidates
 
@@ -66,76 +62,8 @@ def codes_of(kernels: Kernels, rows: Rows, kind: Any) -> Codes:
 
 def parity(ours: Kernels, oracle: Kernels, *, photos: int = 600) -> dict[str, bool]:
     """Whether each kernel gives what the oracle gives, by name."""
-    rows, odd = features(photos, FC7_DIM, 1), features(photos, 37, 1)
-    return {
-        **_decode_agrees(ours, oracle, rows),
-        "non_finite": bool((ours.non_finite(odd) == oracle.non_finite(odd)).all()),
-        **{f"quantize {kind}": _codes_agree(ours, oracle, rows, kind) for kind in KINDS[1:]},
-        **{
-            f"rerank {kind} {metric} {len(data[0])}d": _ranking_agrees(ours, oracle, data, kind, metric)
-            for kind in KINDS
-            for metric in METRICS
-            for data in (rows, odd)
-        },
-        **_products_agree(ours, oracle, features(photos, 256, 1)),
-    }
-
-
-def _decode_agrees(ours: Kernels, oracle: Kernels, fc7: Rows) -> dict[str, bool]:
-    raw = ours.host_buffer((len(fc7), RECORD_BYTES))
-    raw[:] = records(fc7, fc7[:, :1000]).view(np.uint8).reshape(raw.shape)
-    words = raw.view("<u4")
-    words[3, 1004], words[5, 1001], words[7, 0], words[9, 1003] = 0x7F800001, 0xFF800000, 999, 1
-    found = [_decoded(kernels, raw) for kernels in (ours, oracle)]
-    return {"decode": all(np.array_equal(mine, theirs) for mine, theirs in zip(*found, strict=True))}
-
-
-def _decoded(kernels: Kernels, raw: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], ...]:
-    fc7, fc8 = np.empty((len(raw), FC7_DIM), np.float32), np.empty((len(raw), 1000), np.float32)
-    return kernels.decode(raw, fc7, fc8), fc7.view(np.uint32), fc8.view(np.uint32)
-
-
-def _codes_agree(ours: Kernels, oracle: Kernels, rows: Rows, kind: Any) -> bool:
-    mine, theirs = ours.quantize(rows, kind), oracle.quantize(rows, kind)
-    if kind == "uint4":  # whose low and step carry a sum
-        scales = zip(mine[1:3], theirs[1:3], strict=True)
-        same = np.array_equal(mine.values, theirs.values) and all(np.allclose(a, b, rtol=1e-6) for a, b in scales)
-    else:
-        same = all(np.array_equal(a, b) for a, b in zip(mine[:3], theirs[:3], strict=True))
-    return same and bool(np.allclose(mine.norm2, theirs.norm2, rtol=1e-6))
-
-
-def _ranking_agrees(ours: Kernels, oracle: Kernels, rows: Rows, kind: str, metric: Metric) -> bool:
-    random = np.random.default_rng(3)
-    queries, codes = rows[: len(rows) // 12] * np.float32(1.01), codes_of(oracle, rows, kind)
-    at = np.array([random.permutation(len(rows))[: len(rows) // 6] for _ in queries])
-    at[random.random(at.shape) < 0.1] = -1
-    expected_rows, expected = oracle.rerank(queries, at, codes, metric, K)
-    size = 1.0 if metric == "cosine" else 4 * float((rows.astype(np.float64) ** 2).sum(axis=1).max())
-    for where in (codes, ours.resident(codes)):
-        found, scores = ours.rerank(queries, at, where, metric, K)
-        here = expected_rows >= 0
-        near = np.abs(scores[here] - expected[here]) <= TOLERANCE[kind] * size  # a NaN is not near
-        if not (near.all() and np.isneginf(scores[~here]).all() and (found == expected_rows).mean() >= 0.99):
-            return False
-    return True
-
-
-def _products_agree(ours: Kernels, oracle: Kernels, rows: Rows) -> dict[str, bool]:
-    covariance = np.cov(rows.T.astype(np.float64))
-    (axes, values), (mine, same) = oracle.top_axes(covariance, 8), ours.top_axes(covariance, 8)
-    apart = 1 - np.abs((mine * axes).sum(axis=0))  # of axes that point the same way, whatever their sign: 0
-    queries = rows[: len(rows) // 12]
-    near = [np.sort(kernels.nearest(queries, rows, "cosine", K)[1]) for kernels in (ours, oracle)]
-    onto = [kernels.project(rows, axes, unit=True) for kernels in (ours, oracle)]
-    halves = np.array_split(rows, 2)
-    (_, along, total), (_, expected, whole) = (k.principal_axes(halves, 8, unit=True) for k in (ours, oracle))
-    return {
-        "project": bool(np.allclose(onto[0], onto[1], atol=1e-5)),
-        "principal_axes": bool(np.allclose(along, expected, rtol=1e-3) and np.isclose(total, whole, rtol=1e-4)),
-        "top_axes": bool(np.allclose(same, values, rtol=1e-3) and apart.max() < 1e-2),
-        "nearest": bool(np.allclose(near[0], near[1], atol=1e-5)),
-    }
+    checks = kernels_agree(Pair(ours=ours, oracle=oracle), features(photos, FC7_DIM, 1))
+    return {check.what: check.agrees for check in checks}
 
 
 # Speed ----------------------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ ANSWERS_ALLOWED, RECALL_ALLOWED = 0.005, 0.1
 # 8-bit codes, which both devices open; few of them, since FAISS takes a second for the codebook of each on two cores.
 SPEC: Final = {"pq_bits": 8, "reduced": 64, "pq_m": 16, "lists": 64, "training_rows": 1024}
 FILTERS: Final = {"every third photo": 3, "every fiftieth photo": 50}
+SEARCHED: Final = tuple(LAYERS)
 CPU: Final = Device(kind="cpu", why="parity")
 
 
@@ -133,7 +134,7 @@ def check_parity(
         checks += kernels_agree(pair, sample)
     with tempfile.TemporaryDirectory(prefix="mirsearch-parity-") as folder:
         store = _sample_store(Path(folder) / "store", rows)
-        for layer in LAYERS:
+        for layer in SEARCHED:
             checks += _Layer(store, layer, sides, progress).checks()
     return ParityReport(
         devices=[side.name for side in sides], note=note, rows=rows, checks=checks,
