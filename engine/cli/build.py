@@ -78,16 +78,16 @@ def build(
         raise InputError("--name: one name for several layers; give one --layer too")
     reports, untuned = [], []
     for each in layers:
-        tuned = _tuned(store / "indices" / (name or each))
+        tuned = was_tuned(store / "indices" / (name or each))
         one = spec.model_copy(update={"layer": each})
         with Reporter() as progress:
             reports.append(build_index(opened, one, device=settled, name=name, force=force, progress=progress))
         if tuned and not reports[-1].reused:
             untuned.append(each)
         if not json_:
-            _say(reports[-1], device_facts(settled), untuned=each in untuned)
+            say_index(reports[-1], device_facts(settled), untuned=each in untuned)
     if json_:
-        say_json({"device": str(settled), "indices": [_document(report) for report in reports]})
+        say_json({"device": str(settled), "indices": [index_document(report) for report in reports]})
     else:
         which = chosen(layers[0], name)
         say_next(
@@ -97,7 +97,7 @@ def build(
         )
 
 
-def _tuned(folder: Path) -> bool:
+def was_tuned(folder: Path) -> bool:
     """Whether an index is there that was tuned."""
     from engine.index.manifest import read_index_manifest
 
@@ -147,7 +147,9 @@ def _update(path: Path, layer: str, name: str | None, device: str, json_: bool) 
         if json_:
             drift = report.drift
             figures = {**asdict(drift), "advice": drift.advice()} if drift else None
-            documents.append({**_document(report), "added": report.added, "drift": figures, "untuned": report.untuned})
+            documents.append(
+                {**index_document(report), "added": report.added, "drift": figures, "untuned": report.untuned}
+            )
         else:
             _say_update(report, device_facts(settled))
     if json_:
@@ -219,7 +221,8 @@ def _default(manifest: "IndexManifest") -> str:
     return f"{what}: tuned {day}{rows}, recall@10 {point.recall:.4f}, {point.qps:,.0f} queries/s"
 
 
-def _say(report: "BuildReport", device: tuple[str, object], *, untuned: bool) -> None:
+def say_index(report: "BuildReport", device: tuple[str, object], *, untuned: bool) -> None:
+    """What a build did. untuned: it lost settings that `tune` had found."""
     total = report.bytes_per_photo * report.manifest.rows
     did = "is up to date (--force builds it anew)" if report.reused else f"built in {report.seconds:.1f} s"
     say_facts(
@@ -233,7 +236,8 @@ def _say(report: "BuildReport", device: tuple[str, object], *, untuned: bool) ->
     )
 
 
-def _document(report: "BuildReport") -> dict[str, Any]:
+def index_document(report: "BuildReport") -> dict[str, Any]:
+    """What a build did, JSON-able."""
     return {
         "path": str(report.path),
         "reused": report.reused,

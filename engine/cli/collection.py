@@ -141,16 +141,16 @@ def _following(store: Path, layers: list[str], device: "Device") -> "AbstractCon
 
 def _build(following: "Following", device: tuple[str, object], *, json_: bool) -> list[dict[str, Any]]:
     """Build the indices that --build names; what `build --json` says of each."""
-    from engine.cli.build import _document, _say, _tuned
+    from engine.cli.build import index_document, say_index, was_tuned
 
     documents = []
     for number, layer in enumerate(following.layers):
-        tuned = _tuned(following.path / "indices" / layer)
+        tuned = was_tuned(following.path / "indices" / layer)
         with Reporter() as progress:
             built = following.build_next(following.layers[number:], progress)
-        documents.append(_document(built))
+        documents.append(index_document(built))
         if not json_:
-            _say(built, device, untuned=tuned and not built.reused)
+            say_index(built, device, untuned=tuned and not built.reused)
     return documents
 
 

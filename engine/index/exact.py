@@ -16,6 +16,7 @@ from kernels import Codes, Kernels, Metric, dense
 from kernels.contract import Blocks, Nearest
 
 BLOCK_ROWS, BLOCK_BYTES, BLOCK_QUERIES = 8192, 128 << 20, 1024
+WIDER = 8  # times as many candidates, for queries of which rounding may have hidden a row
 Mask = npt.NDArray[np.bool_] | None
 
 
@@ -81,13 +82,18 @@ def compare(
     if removed is not None and removed.all():
         return np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
     blocks = partial(_blocks, data, removed)
-    found = closest(blocks, queries, banned, k, metric, kernels)
-    rows, scores = kernels.rerank(queries, found.rows, Codes(data), metric, max(k, found.rows.shape[1]))
-    again = np.flatnonzero(doubtful(found, rows, scores, k))
-    if len(again):
-        candidates = _closest_in_float64(blocks, queries[again].astype(np.float64), banned[again], k, metric)
-        rows[again, :k], scores[again, :k] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
-    return rows[:, :k], scores[:, :k]
+    rows, scores = np.full((len(queries), k), -1, np.int64), np.full((len(queries), k), -np.inf, np.float32)
+    again = np.arange(len(queries))
+    for wanted in (k, WIDER * k):
+        found = closest(blocks, queries[again], banned[again], wanted, metric, kernels)
+        every = kernels.rerank(queries[again], found.rows, Codes(data), metric, max(k, found.rows.shape[1]))
+        rows[again], scores[again] = (part[:, :k] for part in every)
+        again = again[doubtful(found, *every, k)]
+        if not len(again):
+            return rows, scores
+    candidates = _closest_in_float64(blocks, queries[again].astype(np.float64), banned[again], k, metric)
+    rows[again], scores[again] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
+    return rows, scores
 
 
 def closest(

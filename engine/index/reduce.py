@@ -11,6 +11,7 @@ import numpy.typing as npt
 from engine.progress import Progress, silent
 from engine.store import npy
 from kernels import Kernels
+from kernels.device import array_module
 
 BLOCK_ROWS = 2048
 # Past so many dimensions their covariance takes gigabytes and its axes minutes: the axes are found by iteration.
@@ -54,8 +55,9 @@ class Reduction:
 
     def apply(self, rows: Any, kernels: Kernels) -> Any:
         """Reduced rows (n, reduced) float32, where the rows lie."""
-        xp = np if isinstance(rows, np.ndarray) else kernels.xp
-        rows = xp.ascontiguousarray(rows, xp.float32)
+        xp = array_module(rows)
+        if rows.dtype != np.float32 or not rows.flags.c_contiguous:
+            rows = xp.ascontiguousarray(rows, xp.float32)
         return kernels.project(rows if self.unit else self.scaled(rows, xp), self.axes, unit=self.unit)
 
 

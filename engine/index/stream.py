@@ -124,7 +124,6 @@ class ComingBuild(Build):
         super().__init__(cast(Store, coming), spec, device, folder, progress)
         self.failed: Exception | None = None
         self._learned = super()._learn()
-        self._axes = self.kernels.to_device(self._learned[0].axes)
         self._writers = self.code_writers()
         self._borders = shards.ranges(len(coming), spec.rows_per_shard)
         self._taken = self._waiting = 0
@@ -159,20 +158,10 @@ class ComingBuild(Build):
         reduction, trained = self._learned
         if self._shard is None:
             self._shard = ivfpq.empty_copy(trained, self.device, border[1] - border[0])
-        with self.clock.phase("reduce"):
-            reduced = self.kernels.project(rows, self._axes, unit=reduction.unit)
-        with self.clock.phase("add"):
-            ivfpq.add(self._shard, reduced, first)
-        with self.clock.phase("codes"):
-            self._put("sketch", reduced, "uint8")
-            if self.spec.refine != "none":
-                self._put("refine", reduction.scaled(rows, self.kernels.xp), self.spec.refine)
+        self.add_block(self._shard, (rows, first), reduction, self._writers)
         if first + len(rows) == border[1]:
             self.write_shard(self._shard, *border)
             self._shard = None
-
-    def _put(self, name: str, rows: Any, kind: Any) -> None:
-        self._writers[name].write(self.kernels.quantize(rows, kind).each(self.kernels.to_host))
 
     def has_all_of(self, store: Store) -> bool:
         """Whether the rows of a store are those that came by: all that were expected, and none was refused."""

@@ -12,7 +12,12 @@ from engine.store.durable import write_at
 PAGE = 4096
 # Shorter pieces than this are not worth the trouble of alignment.
 _DIRECT_LEAST = 16 * PAGE
-_REFUSED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
+_REFUSED = (
+    errno.EINVAL,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+    errno.EFAULT,
+)  # the last: of page-locked memory, by some drivers
 
 
 class RowsFile:
