@@ -215,7 +215,9 @@ def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64
     A thread takes a few queries through all steps: nobody waits for the slowest between two of them.
     """
     candidates = np.ascontiguousarray(candidates, np.int64)
-    steps = [step._replace(queries=np.ascontiguousarray(step.queries, np.float32)) for step in steps]
+    steps = [
+        step if _plain(step.queries) else step._replace(queries=np.array(step.queries, np.float32)) for step in steps
+    ]
     n, keep = len(candidates), steps[-1].keep
     rows, scores = np.empty((n, keep), np.int64), np.empty((n, keep), np.float32)
 
@@ -236,6 +238,10 @@ def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64
 
     in_blocks(n, _QUERIES, work)
     return rows, scores
+
+
+def _plain(queries: Any) -> bool:
+    return queries.dtype == np.float32 and queries.flags.c_contiguous
 
 
 def _compare(queries: F32, candidates: I64, codes: Codes, metric: Metric, rows: I64, scores: F32) -> None:

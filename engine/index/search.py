@@ -250,6 +250,8 @@ class Index:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The answers of some queries. Where the lists hold too few rows, more lists; where none, all rows."""
         rows, scores, missed = self._answer(queries, banned, asked, raw)
+        if missed is None and rows[:, -1].min(initial=0) >= 0:
+            return rows, scores
         while asked.within is None and asked.probes < asked.most and rows[:, -1].min(initial=0) < 0:
             short = np.flatnonzero(rows[:, -1] < 0)
             asked = replace(asked, probes=min(shards.WIDER * asked.probes, asked.most))
