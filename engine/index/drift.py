@@ -61,7 +61,7 @@ def errors(
         wide = kernels.normalize(rows) if reduction.unit else reduction.scaled(rows)
         wide = wide.astype(np.float64)
         total = float(np.einsum("ij,ij->", wide, wide))
-        kept = wide @ reduction.axes
+        kept = kernels.project(wide, reduction.axes, unit=False)
         whole, lost = whole + total, lost + max(total - float(np.einsum("ij,ij->", kept, kept)), 0.0)
         reduced = reduction.apply(rows, kernels)
         apart = (reduced - ivfpq.centroids(trained, reduced)).astype(np.float64)

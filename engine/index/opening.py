@@ -44,14 +44,15 @@ def _check_part(path: Path, file: str, expected: Part) -> None:
         raise IndexUnusableError(f"{path / file}: does not match its checksum. Build the index again.")
 
 
-def open_reduction(path: Path, manifest: IndexManifest) -> Reduction | None:
-    """The reduction of an index; None where it has none, since all rows are compared."""
+def open_reduction(path: Path, manifest: IndexManifest, kernels: Kernels) -> Reduction | None:
+    """The reduction of an index, its axes where the kernels work; None where all rows are compared."""
     if "axes.npy" not in manifest.parts:
         return None
     shape = (manifest.dim, manifest.spec.reduced or 1)
     axes = np.ascontiguousarray(npy.open_rows(path / "axes.npy", shape, "<f4"), np.float32)
     explained = float(manifest.training.get("explained_variance", 0))
-    return Reduction(axes=axes, unit=manifest.spec.metric == "cosine", explained=explained, scale=manifest.scale)
+    there = kernels.to_device(axes)
+    return Reduction(axes=there, unit=manifest.spec.metric == "cosine", explained=explained, scale=manifest.scale)
 
 
 def open_codes(path: Path, name: str, manifest: IndexManifest, kernels: Kernels) -> Codes | None:

@@ -15,7 +15,7 @@ _CUDA = 2, 13  # DLPack: kDLCUDA, kDLCUDAManaged
 
 def on_gpu(array: Any) -> bool:
     """Whether an array lies on a GPU, whichever library it is of (CUDA's array interface, or DLPack)."""
-    if isinstance(array, np.ndarray | list | tuple):
+    if type(array) in (np.ndarray, np.memmap, list, tuple):  # most are, and need no more looks
         return False
     if hasattr(array, "__cuda_array_interface__"):
         return True

@@ -88,7 +88,7 @@ class Index:
         try:
             return cls(
                 path=path, store=store, manifest=manifest, device=settled, kernels=kernels,
-                reduction=open_reduction(path, manifest),
+                reduction=open_reduction(path, manifest, kernels),
                 shards=ivfpq.load_all([path / shard.file for shard in manifest.shards], settled),
                 sketch=open_codes(path, "sketch", manifest, kernels),
                 refine=open_codes(path, "refine", manifest, kernels),

@@ -135,7 +135,7 @@ class _Update:
 
     def _reduction(self) -> Reduction:
         self.job.parts |= self.before.carry("axes.npy", self.job.folder)
-        reduction = open_reduction(self.job.folder, self.old)
+        reduction = open_reduction(self.job.folder, self.old, self.job.kernels)
         assert reduction is not None
         return reduction
 

@@ -254,6 +254,6 @@ def _opened(path: Path, store: Store, side: Side) -> Index:
     codes: Callable[[str], Any] = lambda name: open_codes(path, name, manifest, kernels)  # noqa: E731
     return Index(
         path=path, store=store, manifest=manifest, device=side.device, kernels=kernels,
-        reduction=open_reduction(path, manifest), sketch=codes("sketch"), refine=codes("refine"),
+        reduction=open_reduction(path, manifest, kernels), sketch=codes("sketch"), refine=codes("refine"),
         shards=ivfpq.load_all([path / shard.file for shard in manifest.shards], side.device),
     )  # fmt: skip
