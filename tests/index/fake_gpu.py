@@ -158,7 +158,9 @@ class FakeCupy(emulated.Cupy):
         return self.asarray(np.arange(*args, **options))
 
     def get_default_memory_pool(self) -> Any:
-        free = lambda: self.machine.log.append(("pool", "free"))
+        def free() -> None:
+            self.machine.log.append(("pool", "free"))
+
         return types.SimpleNamespace(free_all_blocks=free, get_limit=lambda: 0, used_bytes=lambda: 0)
 
 

@@ -65,7 +65,9 @@ def test_files_that_no_ingest_began_are_refused_until_a_journal_speaks_of_them(t
         shutil.rmtree(path)
 
 
-def test_a_folder_that_vanishes_between_two_looks_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_vanishes_between_two_looks_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, calls = tmp_path / "store", []
     mkdir = Path.mkdir
 
