@@ -11,6 +11,7 @@ what it maps too; before it, all files are dropped from memory. It answers 6,000
 """
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -73,9 +74,7 @@ def search_all(options: argparse.Namespace) -> None:
 
 def _searcher(options: argparse.Namespace) -> Callable[[F32], Any]:
     if options.kind == "usearch, mapped":
-        from usearch.index import Index as Usearch
-
-        index: Any = Usearch.restore(options.peer / "index", view=True)
+        index: Any = importlib.import_module("usearch.index").Index.restore(options.peer / "index", view=True)
         index.expansion_search = EXPANSION
         return lambda rows: index.search(rows, 10, threads=2).keys
     from engine.index.search import Index

@@ -241,7 +241,7 @@ def cascade(candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64
 
 
 def _plain(queries: Any) -> bool:
-    return queries.dtype == np.float32 and queries.flags.c_contiguous
+    return bool(queries.dtype == np.float32 and queries.flags.c_contiguous)
 
 
 def _compare(queries: F32, candidates: I64, codes: Codes, metric: Metric, rows: I64, scores: F32) -> None:
