@@ -24,7 +24,7 @@ HEAVY = {
         "engine/store/archives/walk.py", "engine/store/archives/bits.py", "engine/store/archives/bzip2.py",
     },
     "PIL": {"engine/store/synth_pictures.py"},
-    "scipy": set(), "matplotlib": set(), "pyarrow": set(), "cupy_backends": set(),
+    "scipy": set(), "matplotlib": set(), "pyarrow": set(), "cupy_backends": set(), "duckdb": set(), "orjson": set(),
     "cupy": {
         "kernels/cuda.py", "kernels/cuda_arrays.py", "kernels/cuda_exact.py", "kernels/cuda_lanes.py",
         "kernels/cuda_products.py", "kernels/cuda_rerank.py",
