@@ -30,7 +30,8 @@ import numpy as np
 from benchmarks.machine import table, write_result
 from benchmarks.peer_task import CPU, F32, Task
 from benchmarks.peers import PEERS
-from benchmarks.search import Recall, build, collection, following
+from benchmarks.points import Recall
+from benchmarks.search import build, collection, following
 from benchmarks.searching import forget_files
 
 QUERIES, EACH, EXPANSION = 6_000, 500, 32
