@@ -128,5 +128,5 @@ def main(what: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.meta_path.insert(0, Absent())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, Absent())
     main(sys.argv[1], Path(sys.argv[2]))
