@@ -156,7 +156,12 @@ def counted(monkeypatch: pytest.MonkeyPatch, kernels: Any, name: str) -> list[An
     """What a kernel is given first, each time."""
     seen: list[Any] = []
     function = getattr(kernels, name)
-    monkeypatch.setattr(kernels, name, lambda first, *more: seen.append(first) or function(first, *more))
+
+    def counting(first: Any, *more: Any) -> Any:
+        seen.append(first)
+        return function(first, *more)
+
+    monkeypatch.setattr(kernels, name, counting)
     return seen
 
 
@@ -170,7 +175,7 @@ def test_on_a_device_the_rows_go_there_as_a_whole_for_many_queries(tmp_path, mon
     data, queries = random.standard_normal((250, 20)).astype(np.float32), random.standard_normal((12, 20))
     store = mark_removed(make_store(tmp_path / "store", {"x": data}), [3, 77, 249])
     whole = counted(monkeypatch, kernels, "resident")
-    found = exact_search(store, "x", queries.astype(np.float32), 8, metric=metric, kernels=kernels)  # type: ignore[arg-type]
+    found = exact_search(store, "x", queries.astype(np.float32), 8, metric=metric, kernels=kernels)
     assert len(whole) == (bring == 1)
     for i, query in enumerate(queries.astype(np.float32)):
         true = oracle_scores(query, data, metric)
