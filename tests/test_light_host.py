@@ -21,7 +21,7 @@ def there(*words: object) -> subprocess.CompletedProcess[str]:
     ("what", "done"),
     [
         ("verbs", ["synth", "ingest", "build", "query", "query", "info", "verify"]),
-        ("benchmark", ["decode", "build", "exact", "search", "latency", "join", "peers"]),
+        ("benchmark", ["parity", "decode", "build", "exact", "search", "latency", "join", "peers"]),
     ],
 )
 def test_it_works_with_what_a_gpu_host_has(tmp_path, what, done):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class _Buffer:
         def copy(a: int, b: int) -> None:
             self.rows[a:b] = data[start + a : start + b]
 
-        self.coming = [pool.submit(copy, a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+        self.coming = [pool.submit(copy, a, b) for a, b in pairwise(edges) if b > a]
 
     def upload(self, kernels: Kernels) -> Any:
         """The rows on the device, once they are here; the buffer may be filled again then."""
