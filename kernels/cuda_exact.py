@@ -13,6 +13,7 @@ from kernels.contract import F32, I64, Blocks, Metric, Nearest
 from kernels.cuda_arrays import (
     THREADS,
     chosen_gpu,
+    free_memory,
     here,
     is_on_gpu,
     launch,
@@ -29,7 +30,7 @@ _SIDE = 8192  # of a tile's columns: 512 MiB of products
 _CAPACITY = 1 << 22  # places for what is found in a tile, 12 bytes each
 _EACH = 8  # as in above.cu
 _FREE_SHARE = 0.5  # of the free memory, for the operands that a join keeps
-_TILE_SHARE = 0.2  # of it, for a tile
+_TILE_SHARE = 0.1  # of it, for a tile; to choose the best of its first columns takes up to five times as much
 
 
 class GpuTiles:
@@ -39,7 +40,7 @@ class GpuTiles:
     narrow = 4096
 
     def __init__(self, side: int = _SIDE, capacity: int = _CAPACITY) -> None:
-        free = cupy.cuda.runtime.memGetInfo()[0]
+        free = free_memory()
         while side > 256 and 4 * 2 * side * side > _TILE_SHARE * free:
             side //= 2
         # Twice as many lines: the queries of a batch in one tile, since what follows each product has to wait for it.

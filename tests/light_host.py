@@ -56,7 +56,9 @@ def describe(machine: Any) -> None:
 
     runtime = machine.cupy.cuda.runtime
     runtime.deviceSynchronize = lambda: None
-    runtime.getDeviceProperties = lambda number: {"name": b"pretended", "major": 9, "minor": 0}
+    runtime.getDeviceProperties = lambda number: {
+        "name": b"pretended", "major": 9, "minor": 0, "totalGlobalMem": GPU_MEMORY,
+    }  # fmt: skip
     runtime.driverGetVersion = runtime.runtimeGetVersion = lambda: 13000
     fake_gpu.Device.mem_info = (GPU_MEMORY, GPU_MEMORY)  # type: ignore[attr-defined]
     machine.cupy.__version__ = "none"
@@ -73,6 +75,7 @@ def verbs(folder: Path, machine: Any, patch: Any) -> list[str]:
         ["query", store, "--layer", "fc8", "--photo", "5", "-k", "3", "--exact", *gpu],
         ["info", store, "--json"],
         ["verify", store, "--json"],
+        ["doctor", "--json"],
     ]
     for words in calls:
         run(words)

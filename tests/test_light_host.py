@@ -20,7 +20,7 @@ def there(*words: object) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("what", "done"),
     [
-        ("verbs", ["synth", "ingest", "build", "query", "query", "info", "verify"]),
+        ("verbs", ["synth", "ingest", "build", "query", "query", "info", "verify", "doctor"]),
         ("benchmark", ["parity", "decode", "build", "exact", "search", "latency", "join", "peers"]),
     ],
 )
