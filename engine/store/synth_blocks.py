@@ -33,6 +33,7 @@ class Job:
     block: int
     end: int
     images: bool
+    annotations: bool = False
 
 
 def write_blocks(jobs: list[Job], workers: int, progress: Progress) -> tuple[int, list[Pair]]:
@@ -139,6 +140,11 @@ def write_block(job: Job) -> tuple[int, list[Pair]]:
         from engine.store.synth_pictures import draw_block  # Pillow only where pictures are asked for
 
         written += _write_files(job.directory / "images", block.start, ".jpg", draw_block(block, job.seed, count))
+    if job.annotations:
+        from engine.store.synth_annotations import documents  # orjson only where annotations are asked for
+
+        texts = documents(job.seed, job.block, count)
+        written += _write_files(job.directory / "annotations", block.start, ".json", texts)
     return written, [pair for pair in block.pairs if pair.photo_id < job.end]
 
 
