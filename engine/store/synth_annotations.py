@@ -1,8 +1,8 @@
 """The annotations of the sample collection, as JSON documents in the form of Flickr's API.
 
-A document holds the answers of flickr.photos.getInfo, getExif, getAllContexts, getFavorites and
-flickr.photos.comments.getList about one photo, each under its method's name; where Flickr would not answer, its error.
-Their nesting is that of answers recorded from the API: https://www.flickr.com/services/api/.
+A document holds the answers of flickr.photos.getInfo, getExif, getAllContexts and flickr.photos.comments.getList about
+one photo, each under its method's name; where Flickr would not answer, its error. Their nesting is that of answers
+recorded from the API (https://www.flickr.com/services/api/); `count_faves` is an extra of flickr.photos.search.
 """
 
 import time
@@ -18,7 +18,7 @@ GONE: Final = {"stat": "fail", "code": 1, "message": "Photo not found"}
 HIDDEN: Final = {"stat": "fail", "code": 2, "message": "Permission denied"}
 METHODS: Final = {
     "info": "flickr.photos.getInfo", "exif": "flickr.photos.getExif", "contexts": "flickr.photos.getAllContexts",
-    "comments": "flickr.photos.comments.getList", "favourites": "flickr.photos.getFavorites",
+    "comments": "flickr.photos.comments.getList",
 }  # fmt: skip
 SECONDS: Final = ("1/30", "1/60", "1/125", "1/200", "1/250", "1/500", "1/1000", "1/15", "1/4", "2", "1/80", "1/2000")
 APERTURES: Final = ("1.8", "2.8", "3.5", "4.0", "4.5", "5.6", "8.0", "11.0", "16.0")
@@ -63,10 +63,6 @@ class _Writer:
             METHODS["exif"]: exif,
             METHODS["contexts"]: self._contexts(row, photo),
             METHODS["comments"]: {"comments": self._comments(row, photo), "stat": "ok"},
-            METHODS["favourites"]: {
-                "photo": {"id": photo, "person": [], "page": 1, "perpage": 1, "total": str(self.favourites[row])},
-                "stat": "ok",
-            },
         }
 
     def word(self, row: int, pick: int) -> str:
@@ -81,7 +77,8 @@ class _Writer:
         info: dict[str, Any] = {
             "id": photo, "secret": f"{picks[9]:04x}{picks[10]:04x}{picks[11] % 256:02x}",
             "server": str(picks[9] % 4000), "farm": 1 + picks[9] % 8, "dateuploaded": posted, "isfavorite": 0,
-            "license": str(self.licence[row]), "safety_level": "0", "rotation": 0, "originalformat": "jpg", "owner": owner,
+            "license": str(self.licence[row]), "safety_level": "0", "rotation": 0, "originalformat": "jpg",
+            "owner": owner,
             "title": {"_content": self._title(row) if has["title"] else ""},
             "description": {"_content": self._description(row) if has["description"] else ""},
             "visibility": {"ispublic": 1, "isfriend": 0, "isfamily": 0},
@@ -90,7 +87,7 @@ class _Writer:
                 "takenunknown": "0" if has["exif"] or picks[4] % 2 else "1",
                 "lastupdate": str(self.posted[row] + 40 * picks[10]),
             },
-            "views": str(self.views[row]),
+            "views": str(self.views[row]), "count_faves": str(self.favourites[row]),
             "comments": {"_content": str(len(self.facts.comments[row]) if has["comments"] else 0)},
             "notes": {"note": self._notes(row) if has["notes"] else []}, "people": {"haspeople": 0},
             "tags": {"tag": self._tags(row, photo, owner) if has["tags"] else []},
