@@ -17,6 +17,7 @@ from engine.store.dat import FC8_DIM
 from engine.store.store import Store
 
 LAYER = "fc8"
+_BLOCK = 1024  # rows at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,4 +82,6 @@ def classes_of(store: Store, rows: npt.NDArray[np.int64], count: int = 5) -> lis
     """The most likely classes of rows (m,) of a store, best first; InputError where the store has no such fc8."""
     if not has_classes(store):
         raise InputError(f"{store.path}: no layer {LAYER} of {FC8_DIM:,} dimensions, so photos have no classes")
-    return most_likely(store.layers[LAYER][rows], count)
+    data = store.layers[LAYER]
+    blocks = (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
+    return [guesses for block in blocks for guesses in most_likely(data[block], count)]
