@@ -19,7 +19,8 @@ _EXIF = (
     "YCbCrPositioning", "Copyright", "ExposureTime", "FNumber", "ExposureProgram", "ISO", "ExifVersion",
     "DateTimeOriginal", "CreateDate", "ComponentsConfiguration", "ShutterSpeedValue", "ApertureValue",
     "ExposureCompensation", "MaxApertureValue", "MeteringMode", "Flash", "FocalLength", "UserComment",
-    "FlashpixVersion", "ColorSpace", "FocalPlaneXResolution", "FocalPlaneYResolution", "CustomRendered", "ExposureMode", "WhiteBalance",
+    "FlashpixVersion", "ColorSpace", "FocalPlaneXResolution", "FocalPlaneYResolution", "CustomRendered",
+    "ExposureMode", "WhiteBalance",
     "SceneCaptureType", "LensModel", "Compression", "ThumbnailOffset", "ThumbnailLength", "GlobalAngle",
 )  # fmt: skip
 _RAW = {

@@ -2,8 +2,8 @@
 
 How the collection's files nest the API's answers is not published. So a document may be one answer
 (flickr.photos.getInfo, getExif, comments.getList, getAllContexts), several of them under names of methods or fields,
-or all merged into one object; texts may be wrapped in `_content` or plain, numbers may be strings, parts may be missing,
-null or a failure. Whatever is of another kind than expected is passed over; nothing in it makes the reader fail.
+or all merged into one object; texts may be wrapped in `_content` or plain, numbers may be strings, parts may be
+missing, null or a failure. What is of another kind than expected is passed over; nothing in it makes the reader fail.
 Sources: the methods' pages below flickr.com/services/api.
 """
 
@@ -150,7 +150,7 @@ def _owner(value: Any, part: Mapping[str, Any]) -> Annotation:
 
 
 def _licence(value: Any, part: Mapping[str, Any]) -> Annotation:
-    link, name = part.get("license_url"), part.get("license_name")
+    link, name = part.get("license_url") or part.get("licence_url"), part.get("license_name")
     if isinstance(value, dict) and "_content" not in value:
         value, name, link = value.get("id", value.get("url")), value.get("name"), value.get("url")
     number_ = whole(value, 0, 32_767)
@@ -164,6 +164,12 @@ def _licence(value: Any, part: Mapping[str, Any]) -> Annotation:
         "licence_id": number_, "licence": known_name or text(name), "licence_url": known_link or text(link),
     }  # fmt: skip
     return {key: one for key, one in found.items() if one is not None}
+
+
+def _licence_link(value: Any, part: Mapping[str, Any]) -> Annotation:
+    """Of a part that names the licence by its link alone."""
+    del value
+    return {} if part.keys() & {"license", "licence", "license_id", "licence_id"} else _licence(None, part)
 
 
 def _url(value: Any) -> str | None:
@@ -216,7 +222,8 @@ _READERS: dict[str, Reader] = {
     "dateupload": _one("posted", instant), "date_posted": _one("posted", instant),
     "owner": _owner, "ownername": _one("owner_name", text), "owner_name": _one("owner_name", text),
     "owner_realname": _one("owner_realname", text), "license": _licence, "licence": _licence,
-    "licence_id": _licence, "license_id": _licence, "urls": _one("url", _url), "url": _one("url", _url),
+    "licence_id": _licence, "license_id": _licence, "licence_url": _licence_link, "license_url": _licence_link,
+    "urls": _one("url", _url), "url": _one("url", _url),
     "views": _one("views", _views), "favorites": _one("favorites", _views), "count_faves": _one("favorites", _views),
     "lens": _one("lens", text), "exposure": _one("exposure", number), "aperture": _one("aperture", number),
     "focal": _one("focal", number), "iso": _one("iso", lambda value: whole(value, 1, (1 << 31) - 1)),

@@ -90,7 +90,8 @@ class TableWriter:
 
     def finish(self) -> None:
         """Complete the file and give it its name."""
-        self.close()
+        if not self._file.closed:
+            self.close()
         with disk_errors(self.path.parent):
             publish(self.path)
             flush_folder(self.path.parent)
