@@ -31,6 +31,7 @@ VERBS = {
     "tune": "tune:tune",
     "estimate": "tune:estimate",
     "bench": "judge:bench",
+    "evaluate": "evaluate:evaluate",
     "dedup": "judge:dedup",
     "graph": "graph:graph",
     "import": "transfer:import_",
