@@ -75,7 +75,7 @@ def read_chunk(task: Task) -> Part:
     for item in task.chunk.items:
         source = os.path.join(task.chunk.place, item.name)  # noqa: PTH118 (a million of them)
         try:
-            data = item.data if item.data is not None else _bytes_of(source)
+            data = item.data if item.data is not None else bytes_of(source)
             annotation = read_item(item, data, task.mapping, part)
         except InputError as error:
             part.refused.append(Refused(source=source, photo_id=item.photo_id, reason=str(error)))
@@ -104,7 +104,8 @@ def read_item(item: Item, data: bytes, mapping: FieldMap | None, part: Part | No
     return annotation
 
 
-def _bytes_of(path: str) -> bytes:
+def bytes_of(path: str) -> bytes:
+    """The content of an annotation file; InputError when it cannot be read or is too long."""
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (a million of them)
             data = file.read(LARGEST + 1)
@@ -175,7 +176,7 @@ def part_table(folder: Path, file: str) -> "pa.Table":
     """The rows of a part."""
     import pyarrow as pa
 
-    with pa.OSFile(str(folder / file)) as source, pa.ipc.open_file(source) as opened:
+    with pa.OSFile(str(folder / file), "r") as source, pa.ipc.open_file(source) as opened:
         return opened.read_all().replace_schema_metadata(None)
 
 
