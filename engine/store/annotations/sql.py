@@ -12,7 +12,9 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -92,7 +94,8 @@ def _in_process(path: Path, condition: str, limits: SqlLimits) -> npt.NDArray[np
         done = subprocess.run(
             [sys.executable, "-I", "-X", "utf8", "-c", _CHILD, json.dumps(sys.path)],
             input=asked, capture_output=True, timeout=limits.seconds, check=False,
-            env=environment | {"OPENBLAS_NUM_THREADS": "1"},
+            # Arrow's own pool would take 1 GB of the bound when it starts.
+            env=environment | {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise InputError(_too_long(limits)) from None
@@ -122,7 +125,7 @@ def _died(done: "subprocess.CompletedProcess[bytes]", limits: SqlLimits) -> Engi
     if done.returncode == -signal.SIGXCPU:
         return InputError(_too_long(limits))
     last = (done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
-    if "MemoryError" in last or "bad_alloc" in last or done.returncode in (-signal.SIGKILL, -signal.SIGABRT):
+    if any(sign in last for sign in _MEMORY_ERRORS) or done.returncode in (-signal.SIGKILL, -signal.SIGABRT):
         return InputError(_too_much(limits))
     return EngineError(f"the process that evaluates the condition ended with {done.returncode}: {last or 'no word'}")
 
@@ -138,15 +141,19 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     header: dict[str, Any]
     try:
-        ids = matching_ids(Path(asked["path"]), asked["condition"], limits)
-        header, body = {"rows": len(ids)}, np.ascontiguousarray(ids, "<i8").tobytes()
-    except (EngineError, MemoryError) as error:
-        kinds = {StoreError: "file", DependencyError: "package"}
-        reason = str(error) if isinstance(error, EngineError) else _too_much(limits)
-        header, body = {"error": reason, "kind": kinds.get(type(error), "condition")}, b""
-    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + body)
-    sys.stdout.buffer.flush()
-    os._exit(0)  # not waiting for threads of libraries
+        try:
+            ids = matching_ids(Path(asked["path"]), asked["condition"], limits)
+            header, body = {"rows": len(ids)}, np.ascontiguousarray(ids, "<i8").tobytes()
+        except (EngineError, MemoryError) as error:
+            kinds = {StoreError: "file", DependencyError: "package"}
+            reason = str(error) if isinstance(error, EngineError) else _too_much(limits)
+            header, body = {"error": reason, "kind": kinds.get(type(error), "condition")}, b""
+        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + body)
+        sys.stdout.buffer.flush()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    os._exit(0)  # not waiting for the threads of libraries, of which an error may have left some
 
 
 def matching_ids(path: Path, condition: str, limits: SqlLimits | None = None) -> npt.NDArray[np.int64]:
@@ -159,18 +166,34 @@ def matching_ids(path: Path, condition: str, limits: SqlLimits | None = None) ->
     limits = limits or SqlLimits()
     checked = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
     table = ds.dataset(path, format=ds.ParquetFileFormat(default_fragment_scan_options=checked))
-    with _connect(limits) as connection:
-        connection.register(TABLE, table)
-        _lock(connection)
+    with connected(table, limits) as connection:
         return _evaluate(connection, condition, path, limits)
 
 
-def _connect(limits: SqlLimits) -> "duckdb.DuckDBPyConnection":
+@contextmanager
+def connected(table: Any, limits: SqlLimits) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """DuckDB in memory, over one Arrow data set or table, and locked in."""
+    duckdb = _duckdb()
+    try:
+        connection = _connect(limits)
+    except duckdb.Error as error:
+        raise InputError(_too_much(limits)) if _is_memory(error) else EngineError(_one_line(str(error))) from error
+    with connection:
+        connection.register(TABLE, table)
+        _lock(connection)
+        yield connection
+
+
+def _duckdb() -> Any:
     try:
         import duckdb
     except ImportError as error:
         raise DependencyError("conditions in SQL need DuckDB: pip install 'duckdb>=1.4'") from error
-    connection = duckdb.connect(
+    return duckdb
+
+
+def _connect(limits: SqlLimits) -> "duckdb.DuckDBPyConnection":
+    connection: duckdb.DuckDBPyConnection = _duckdb().connect(
         config={
             "memory_limit": f"{limits.memory} bytes",
             "threads": limits.threads or os.cpu_count() or 1,
@@ -209,10 +232,9 @@ def _lock(connection: "duckdb.DuckDBPyConnection") -> None:
 def _evaluate(
     connection: "duckdb.DuckDBPyConnection", condition: str, path: Path, limits: SqlLimits
 ) -> npt.NDArray[np.int64]:
-    import duckdb
-
-    if len(condition) > LONGEST or "\0" in condition:
-        raise InputError(f"expected at most {LONGEST:,} characters, none of them a zero byte.")
+    duckdb = _duckdb()
+    if not condition.strip() or len(condition) > LONGEST or "\0" in condition:
+        raise InputError(f"expected 1 to {LONGEST:,} characters, none of them a zero byte.")
     # The line's end closes a comment that the condition may end with.
     statement = f"SELECT photo_id FROM {TABLE} WHERE ({condition}\n)"
     try:
@@ -243,11 +265,19 @@ def _parsed(connection: "duckdb.DuckDBPyConnection", statement: str) -> dict[str
 _FILE_ERRORS = ("CRC checksum verification failed", "OSError", "ArrowInvalid", "Corrupt", "corrupt", "Parquet")
 
 
+_MEMORY_ERRORS = (
+    "MemoryError", "Out of Memory", "bad_alloc", "bad allocation", "malloc of size", "cannot allocate memory",
+    "Cannot allocate memory", "can't start new thread",
+)  # fmt: skip
+
+
+def _is_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _MEMORY_ERRORS)
+
+
 def _translated(error: Exception, path: Path, limits: SqlLimits) -> EngineError:
     text = str(error)
-    if isinstance(error, MemoryError) or any(
-        sign in text for sign in ("Out of Memory", "bad_alloc", "bad allocation", "ArrowMemoryError", "malloc of size")
-    ):
+    if _is_memory(error):
         return InputError(_too_much(limits))
     if "expression depth" in text or isinstance(error, RecursionError):
         return InputError("is nested too deeply. Simplify it.")
