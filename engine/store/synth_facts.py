@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.store import synth_words as words
+from engine.store.annotations.published import PUBLISHED, PUBLISHED_PHOTOS
 from engine.store.synth_copies import KINDS
 from engine.store.synth_model import BLOCK, Float64, Int64, Subjects, draw_subjects, generator
 from engine.store.synth_world import (
@@ -27,11 +28,6 @@ from engine.store.synth_world import (
 )  # fmt: skip
 
 Bool = npt.NDArray[np.bool_]
-# How many of the published million have each field: the availability table of MIRFLICKR-1M s16a.
-PUBLISHED: Final = {
-    "title": 864_081, "description": 607_663, "tags": 858_918, "exif": 688_294, "geo": 282_091, "albums": 760_702,
-    "comments": 851_174, "notes": 102_252, "groups": 740_263,
-}  # fmt: skip
 STRATUM: Final = 100  # photos among which the shares are kept, so that they hold in small collections too
 GONE: Final = 5  # of a stratum: photos that Flickr did not have any more when the annotations were collected
 DAY: Final = 86_400
@@ -121,7 +117,7 @@ def _available(rng: np.random.Generator, shared: World, number: int, owner: Int6
     rank = (-score).reshape(strata, STRATUM, -1).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
     stratum = number * strata + np.arange(strata)[:, None]
     published = np.array([PUBLISHED[name] for name in FIELDS])
-    each = 1_000_000 // STRATUM
+    each = PUBLISHED_PHOTOS // STRATUM
     count = (stratum + 1) * published // each - stratum * published // each
     return (rank < count[:, None, :]).reshape(BLOCK, -1), gone
 

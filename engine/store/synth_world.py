@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.store import synth_words as words
+from engine.store.annotations.published import PUBLISHED
 from engine.store.synth_model import CLUSTERS, Float64, Int64, generator, network
 
 WORDS: Final = 10  # of a topic
@@ -19,7 +20,7 @@ OWNERS: Final = OWNERS_OF_A_TOPIC * len(words.TOPICS)
 CLUSTER_WORDS: Final = 4
 CLUSTER_GROUPS: Final = 3
 CLUSTER_PLACES: Final = 2
-FIELDS: Final = ("title", "description", "tags", "exif", "geo", "albums", "comments", "notes", "groups")
+FIELDS: Final = tuple(PUBLISHED)
 # Flickr's licences 1 to 6, all of which the collection holds: as common as among its photos of 25,000.
 LICENCES: Final = np.array([1, 2, 3, 4, 5, 6])
 LICENCE_SHARES: Final = (0.29, 0.14, 0.31, 0.12, 0.09, 0.05)

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.errors import InputError
 from engine.store import dat, synth
 from engine.store.annotations.flickr import parse
+from engine.store.annotations.published import PUBLISHED
 from engine.store.synth_annotations import ANNOTATIONS_VERSION, METHODS, documents
-from engine.store.synth_facts import GONE, PUBLISHED, STRATUM, draw_facts
+from engine.store.synth_facts import GONE, STRATUM, draw_facts
 from engine.store.synth_model import BLOCK, VERSION, draw_subjects, make_block, network
 from engine.store.synth_world import FIELDS, OWNERS_OF_A_TOPIC, cleaned, world
 
@@ -70,7 +72,7 @@ def test_another_collection_takes_the_annotations_away_or_brings_them(tmp_path):
 
 def test_room_for_annotations_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
-    with pytest.raises(synth.InputError, match=r"1,000 photos of 26\.6 MB in all"):
+    with pytest.raises(InputError, match=r"1,000 photos of 26\.6 MB in all"):
         synth.synthesize(tmp_path / "photos", photos=1000, annotations=True)
 
 
