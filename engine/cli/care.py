@@ -12,6 +12,7 @@ import typer
 from engine.cli.build import describe
 from engine.cli.console import Reporter, err, out, say_facts, say_json, say_next, warn
 from engine.cli.options import DeviceOption, JsonOption, StoreArgument, settle
+from engine.cli.photo import say_photos
 from engine.errors import EngineError, StoreError
 from engine.words import counted, sized
 
@@ -23,8 +24,15 @@ if TYPE_CHECKING:
     from engine.store.verify import Damage, VerifyReport
 
 
-def info(store: StoreArgument, json_: JsonOption = False) -> None:
-    """Say what a store and its indices hold.
+def info(
+    store: StoreArgument,
+    photo: Annotated[
+        list[int] | None,
+        typer.Option("--photo", min=0, max=(1 << 63) - 1, help="All of this photo; repeatable.", show_default=False),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what a store and its indices hold, or all that is known of a photo.
 
     Example: `mirsearch info store`
     """
@@ -35,6 +43,9 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
     from engine.store.store import Store
 
     opened = Store.open(store)
+    if photo:
+        say_photos(opened, photo, as_json=json_)
+        return
     indices = {folder.name: _index(folder) for folder in index_folders(store)}
     if json_:
         say_json(_document(opened, indices))

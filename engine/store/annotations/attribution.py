@@ -38,7 +38,7 @@ class Attribution:
     def text(self) -> str:
         """One line: `© Jane Doe · CC BY 2.0 · https://www.flickr.com/photos/…`; "" when nothing is known."""
         owner = f"© {self.owner}" if self.owner else ""
-        return " · ".join(" ".join(part.split()) for part in (owner, self.licence, self.url) if part)
+        return " · ".join(one_line(part) for part in (owner, self.licence, self.url) if part)
 
     @property
     def html(self) -> str:
@@ -50,6 +50,11 @@ class Attribution:
     def to_dict(self) -> dict[str, str]:
         """What is known, for JSON."""
         return {name: value for name, value in vars(self).items() if value}
+
+
+def one_line(text: str) -> str:
+    """A text that strangers wrote, for a terminal: in one line, without control characters or turns of direction."""
+    return "".join(sign for sign in " ".join(text.split()) if sign.isprintable())
 
 
 def _link(text: str, url: str) -> str:

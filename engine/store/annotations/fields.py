@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
-from engine.store.annotations.attribution import COLUMNS, Attribution
+from engine.store.annotations.attribution import COLUMNS, Attribution, one_line
 from engine.store.annotations.schema import schema
 from engine.store.annotations.table import Annotations
 from engine.store.class_names import Guess, classes_of, has_classes
@@ -45,6 +45,26 @@ class PhotoFields:
 
     def of(self, photo_ids: npt.ArrayLike) -> dict[int, dict[str, Any]]:
         """What is known of photos (m,) of the store, by id: JSON's own types, a value (or None) for each name."""
+        return {
+            photo_id: {name: plain_value(value) for name, value in row.items()}
+            for photo_id, row in self._values(photo_ids).items()
+        }
+
+    def columns(self, photo_ids: npt.NDArray[np.int64]) -> "dict[str, pa.Array[Any]]":
+        """What is known of photos (m,), in their order, as Arrow columns of the types of `arrow_fields`."""
+        import pyarrow as pa
+
+        rows = self._values(photo_ids)
+        made = {}
+        for field in self.arrow_fields():
+            values = [rows[photo_id][field.name] for photo_id in photo_ids.tolist()]
+            if pa.types.is_map(field.type):
+                values = [None if value is None else list(value.items()) for value in values]
+            made[field.name] = pa.array(values, field.type)
+        return made
+
+    def _values(self, photo_ids: npt.ArrayLike) -> dict[int, dict[str, Any]]:
+        """A value, with times as datetimes, for each name of each photo."""
         ids = np.unique(np.asarray(photo_ids, np.int64))
         if not len(ids):
             return {}
@@ -61,24 +81,9 @@ class PhotoFields:
             for row in found:
                 row[ATTRIBUTION] = Attribution.of_row(row).text or None
         return {
-            photo_id: {name: plain_value(row[name]) for name in self.names}
+            photo_id: {name: row[name] for name in self.names}
             for photo_id, row in zip(ids.tolist(), found, strict=True)
         }
-
-    def columns(self, photo_ids: npt.NDArray[np.int64]) -> "dict[str, pa.Array[Any]]":
-        """What is known of photos (m,), in their order, as Arrow columns of the types of `arrow_fields`."""
-        import pyarrow as pa
-
-        rows = self.of(photo_ids)
-        made = {}
-        for field in self.arrow_fields():
-            values = [rows[photo_id][field.name] for photo_id in photo_ids.tolist()]
-            if pa.types.is_timestamp(field.type):
-                values = [None if value is None else datetime.datetime.fromisoformat(value) for value in values]
-            elif pa.types.is_map(field.type):
-                values = [None if value is None else list(value.items()) for value in values]
-            made[field.name] = pa.array(values, field.type)
-        return made
 
     def arrow_fields(self) -> "list[pa.Field[Any]]":
         """The fields as Parquet has them: the types of the annotations; classes with name and probability."""
@@ -121,7 +126,7 @@ def shown_value(value: Any, most: int = 0) -> str:
     elif isinstance(value, bool):
         text = "yes" if value else "no"
     else:
-        text = f"{value:.6g}" if isinstance(value, float) else " ".join(str(value).split())
+        text = f"{value:.6g}" if isinstance(value, float) else one_line(str(value))
     return text[: most - 1] + "…" if most and len(text) > most else text
 
 
