@@ -106,7 +106,8 @@ def _tags(value: Any, part: Mapping[str, Any]) -> Annotation:
 
 
 def _exif(value: Any, part: Mapping[str, Any]) -> Annotation:
-    return read_exif(value, part.get("camera"))
+    within = value.get("camera") if isinstance(value, dict) and "exif" in value else None
+    return read_exif(value, part.get("camera") or within)
 
 
 def _location(value: Any, part: Mapping[str, Any]) -> Annotation:

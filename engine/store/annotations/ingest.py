@@ -76,11 +76,10 @@ def ingest_annotations(
     workers = workers or cpu_threads()
     paths = FieldMap.read(mapping) if mapping else None
     with held(store):
-        opened = Store.open(store)
+        opened, finder = Store.open(store), Finder(sources=sources)
         folder = store / PARTS
         with disk_errors(store):
             folder.mkdir(exist_ok=True)
-        finder = Finder(sources=sources)
         parts = list(_read(finder, _How(folder=folder, mapping=paths, workers=workers), progress))
         refused = [*refusals(parts), *finder.refused]
         if not parts and not refused:

@@ -60,18 +60,18 @@ class Finder:
     _number: int = 0
 
     def chunks(self) -> Iterator[Chunk]:
-        """All annotation files, some at a time, in the order of the sources, folders and names by number.
-
-        InputError for a source that does not exist.
-        """
-        for source in self.sources:
-            if not source.exists():
-                raise InputError(f"{source}: no such file or folder. Expected a folder of .json files, or an archive.")
+        """All annotation files, some at a time, in the order of the sources, folders and names by number."""
         for source in self.sources:
             if source.is_dir():
                 yield from self._walk(source)
             else:
                 yield from self._file(source, named=True)
+
+    def __post_init__(self) -> None:
+        """InputError for a source that does not exist."""
+        for source in self.sources:
+            if not source.exists():
+                raise InputError(f"{source}: no such file or folder. Expected a folder of .json files, or an archive.")
 
     def _walk(self, top: Path) -> Iterator[Chunk]:
         waiting = [str(top)]
