@@ -32,6 +32,7 @@ VERBS = {
     "estimate": "tune:estimate",
     "bench": "judge:bench",
     "evaluate": "evaluate:evaluate",
+    "annotate": "annotate:annotate",
     "dedup": "judge:dedup",
     "graph": "graph:graph",
     "annotations": "annotations:SUBVERBS",

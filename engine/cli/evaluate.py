@@ -98,6 +98,8 @@ def evaluate(
     from engine.jobs.relevance import RelevanceSpec
     from engine.store.store import Store
 
+    if relevance not in ("", "labels", "tags", "groups", "albums", "geo", "combined"):
+        raise wrong_usage("relevance", f"{relevance!r}: expected tags, groups, albums, geo or combined")
     truth = make_spec(
         RelevanceSpec, source=relevance or ("labels" if labels else "tags"), labels=labels, min_shared=min_shared,
         most_share=most_share, threshold=threshold, radius_km=radius_km, candidates=candidates,

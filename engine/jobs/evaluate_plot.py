@@ -1,7 +1,8 @@
-"""The figure of an evaluation: relevance against recall, and against queries per second, as a PNG and an SVG.
+"""The figure of an evaluation: relevance against recall and queries per second, as a PNG and an SVG.
 
-Drawn from the document of `evaluate.json` alone. Exact search is a dashed line with its interval, random ranking a
-dotted one; an index is a line through its points, each with the interval of its mean.
+Drawn from the document of `evaluate.json` alone. Above, the mean average precision: an index is a line through its
+points, exact search a dashed line, random ranking a dotted one. Below, how much less than exact search of its layer
+each point is, with the interval of that difference: of the same queries, it is far narrower than those of the means.
 """
 
 import importlib
@@ -10,12 +11,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import DependencyError
-from engine.jobs.plot import DPI, FAINT, INK, OTHER, SOFT, STYLE, round_numbers
+from engine.jobs.plot import DPI, FAINT, INK, OTHER, SOFT, STYLE, nice_steps, round_numbers
 
-INCHES = (10.0, 5.2)
+INCHES = (10.0, 7.6)
+LEFT, RIGHT, TOP, BOTTOM = (
+    (0.095, 0.42),
+    (0.555, 0.42),
+    (0.52, 0.34),
+    (0.165, 0.29),
+)  # starts and lengths, of the figure
 # Okabe and Ito's colours, told apart by readers with any colour vision.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 METRIC = "map"
+Point = Mapping[str, Any]
 
 
 def draw_relevance(document: Mapping[str, Any]) -> dict[str, bytes]:
@@ -32,7 +40,7 @@ def draw_relevance(document: Mapping[str, Any]) -> dict[str, bytes]:
     with matplotlib.rc_context(STYLE):
         figure = figures.Figure(figsize=INCHES, dpi=DPI)
         agg.FigureCanvasAgg(figure)
-        _draw(figure, document)
+        _Drawing(figure, document).draw()
         return {kind: _bytes(figure, kind) for kind in ("png", "svg")}
 
 
@@ -43,115 +51,140 @@ def _bytes(figure: Any, kind: str) -> bytes:
     return data.getvalue()
 
 
-def _draw(figure: Any, document: Mapping[str, Any]) -> None:
-    spec, points = document["spec"], document["points"]
-    recall_at = str(min(10, spec["depth"]))
-    left, right = figure.add_axes((0.075, 0.24, 0.435, 0.58)), figure.add_axes((0.545, 0.24, 0.435, 0.58))
-    names = [layer["layer"] for layer in document["layers"]]
-    found = [point for point in points if point["kind"] == "index"]
-    for axes in (left, right):
-        _lines(axes, points, names)
-    for name, colour in zip(names, _colours(names), strict=True):
-        here = [point for point in found if point["layer"] == name]
-        _curve(left, [(point["recall"][recall_at], point) for point in here], colour)
-        _curve(right, [(point["qps"]["median"], point) for point in here], colour)
-    exact = [point for point in points if point["kind"] == "exact"]
-    for point, colour in zip(exact, _colours(names), strict=True):
-        mark = {"marker": "D", "markersize": 6.5, "color": colour, "markeredgecolor": "white", "linestyle": "none"}
-        left.plot([1], [point["metrics"][METRIC]["mean"]], **mark, zorder=5, clip_on=False)
-        right.plot([point["qps"]["median"]], [point["metrics"][METRIC]["mean"]], **mark, zorder=5, clip_on=False)
-    _frame(left, right, points, recall_at)
-    _words(figure, document)
-    _legend(figure, names)
+class _Drawing:
+    """One figure being drawn: four axes, by relevance or its difference, and by recall or speed."""
 
+    def __init__(self, figure: Any, document: Mapping[str, Any]) -> None:
+        self.figure, self.document = figure, document
+        self.points: list[Point] = document["points"]
+        names = [layer["layer"] for layer in document["layers"]]
+        self.colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+        self.recall_at = str(min(10, document["spec"]["depth"]))
+        self.axes = {
+            (value, by): figure.add_axes((column[0], row[0], column[1], row[1]))
+            for value, row in (("map", TOP), ("less", BOTTOM))
+            for by, column in (("recall", LEFT), ("qps", RIGHT))
+        }
 
-def _colours(names: Sequence[str]) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(names))]
+    def draw(self) -> None:
+        """All of it."""
+        for by in ("recall", "qps"):
+            self._levels(self.axes["map", by])
+            self.axes["less", by].axhline(0, color=SOFT, linewidth=1, linestyle="--", zorder=2)
+            for name, colour in self.colours.items():
+                here = [point for point in self.points if point["layer"] == name and point["kind"] == "index"]
+                here.sort(key=lambda point: self._along(point, by))
+                self._curve(self.axes["map", by], here, by, "metrics", colour)
+                self._curve(self.axes["less", by], here, by, "minus_exact", colour)
+        for point in self.points:
+            if point["kind"] == "exact":
+                self._exact(point)
+        self._frames()
+        self._words()
+        self._legend()
 
+    def _along(self, point: Point, by: str) -> float:
+        if by == "qps":
+            return float(point["qps"]["median"])
+        return float(point["recall"][self.recall_at]) if point["recall"] else 1.0
 
-def _lines(axes: Any, points: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Exact search of each layer with its interval, and random ranking, across the axes."""
-    colours = dict(zip(names, _colours(names), strict=True))
-    for point in points:
-        value = point["metrics"][METRIC]
-        if point["kind"] == "random":
-            axes.axhline(value["mean"], color=SOFT, linewidth=1.2, linestyle=":", zorder=2)
-        elif point["kind"] == "exact":
-            colour = colours[point["layer"]]
-            axes.axhspan(value["low"], value["high"], color=colour, alpha=0.08, linewidth=0, zorder=1)
-            axes.axhline(value["mean"], color=colour, linewidth=1, linestyle="--", zorder=2)
+    def _levels(self, axes: Any) -> None:
+        """Exact search of each layer and random ranking, across the axes."""
+        for point in self.points:
+            value = point["metrics"][METRIC]["mean"]
+            if point["kind"] == "random":
+                axes.axhline(value, color=SOFT, linewidth=1.2, linestyle=":", zorder=2)
+            elif point["kind"] == "exact":
+                axes.axhline(value, color=self.colours[point["layer"]], linewidth=1, linestyle="--", zorder=2)
 
+    def _curve(self, axes: Any, points: Sequence[Point], by: str, values: str, colour: str) -> None:
+        x, y = [self._along(point, by) for point in points], [point[values][METRIC] for point in points]
+        if by == "recall":
+            axes.plot(x, [value["mean"] for value in y], color=colour, linewidth=1.3, alpha=0.7, zorder=3)
+        for at, value, point in zip(x, y, points, strict=True):
+            own = point["default"]
+            axes.vlines(at, value["low"], value["high"], color=colour, linewidth=1.2, alpha=0.45, zorder=3)
+            axes.plot(
+                [at], [value["mean"]], marker="o", markersize=8 if own else 5.5, color=colour, linestyle="none",
+                markeredgecolor=INK if own else "white", markeredgewidth=1.2 if own else 0.8, zorder=4, clip_on=False,
+            )  # fmt: skip
 
-def _curve(axes: Any, places: Sequence[tuple[float, Mapping[str, Any]]], colour: str) -> None:
-    ordered = sorted(places, key=lambda place: place[0])
-    if not ordered:
-        return
-    x, y = [at for at, _ in ordered], [point["metrics"][METRIC]["mean"] for _, point in ordered]
-    axes.plot(x, y, color=colour, linewidth=1.3, alpha=0.8, zorder=3)
-    for at, point in ordered:
-        value = point["metrics"][METRIC]
-        axes.vlines(at, value["low"], value["high"], color=colour, linewidth=1, alpha=0.35, zorder=3)
-        axes.plot(
-            [at], [value["mean"]], marker="o", markersize=8 if point["default"] else 5.5, color=colour,
-            markeredgecolor=INK if point["default"] else "white", markeredgewidth=1.2 if point["default"] else 0.8,
-            linestyle="none", zorder=4, clip_on=False,
+    def _exact(self, point: Point) -> None:
+        look = {
+            "marker": "D", "markersize": 6.5, "color": self.colours[point["layer"]], "markeredgecolor": "white",
+            "linestyle": "none", "zorder": 5, "clip_on": False,
+        }  # fmt: skip
+        for by in ("recall", "qps"):
+            self.axes["map", by].plot([self._along(point, by)], [point["metrics"][METRIC]["mean"]], **look)
+        self.axes["less", "qps"].plot([self._along(point, "qps")], [0], **look)
+
+    def _frames(self) -> None:
+        ticker = importlib.import_module("matplotlib.ticker")
+        searched = [point for point in self.points if point["qps"]]
+        slow, fast = (pick(self._along(point, "qps") for point in searched) for pick in (min, max))
+        worst = min(self._along(point, "recall") for point in searched)
+        ticks = round_numbers(slow / 1.5, fast * 1.5)
+        for value, values in (("map", "metrics"), ("less", "minus_exact")):
+            shown = [point[values][METRIC] for point in (self.points if value == "map" else searched) if point[values]]
+            low = min([interval["low"] for interval in shown] + [0.0])
+            high = max([interval["high"] for interval in shown] + [0.0005])
+            for by in ("recall", "qps"):
+                axes = self.axes[value, by]
+                axes.set_ylim(low - 0.07 * (high - low), high + 0.07 * (high - low))
+                axes.grid(color=FAINT, linewidth=0.7)
+                axes.set_axisbelow(True)
+                axes.tick_params(length=0, labelsize=8.5, pad=5, labelbottom=value == "less", labelleft=by == "recall")
+                for side in ("top", "right", "left"):
+                    axes.spines[side].set_visible(False)
+            recall, span = self.axes[value, "recall"], max(1 - worst, 0.005)
+            recall.set_xlim(1 - 1.06 * span, 1 + 0.03 * span)
+            recall.xaxis.set_major_locator(ticker.FixedLocator(nice_steps(worst, 1)))
+            recall.xaxis.set_major_formatter(ticker.FuncFormatter(lambda number, _: f"{number:.10g}"))
+            speed = self.axes[value, "qps"]
+            speed.set_xscale("log")
+            speed.set_xlim(slow / 1.5, fast * 1.5)
+            speed.xaxis.set_major_locator(ticker.FixedLocator(ticks if len(ticks) <= 7 else ticks[::3]))
+            speed.xaxis.set_minor_locator(ticker.NullLocator())
+            speed.xaxis.set_major_formatter(ticker.FuncFormatter(lambda number, _: f"{number:,.10g}"))
+        signed = ticker.FuncFormatter(lambda number, _: f"{number:+.10g}" if abs(number) > 1e-12 else "0")
+        self.axes["less", "recall"].yaxis.set_major_formatter(signed)
+
+    def _words(self) -> None:
+        spec, queries, machine = (self.document[key] for key in ("spec", "queries", "machine"))
+        relevance, depth = spec["relevance"], spec["depth"]
+        without = f", none of the same {' or '.join(relevance['exclude_same'])}" if relevance["exclude_same"] else ""
+        self.figure.text(
+            0.02, 0.955, f"Relevance by {relevance['source']}{without}: mAP@{depth}", fontsize=12.5, fontweight="bold"
+        )
+        self.figure.text(
+            0.02, 0.92,
+            f"{self.document['relevance']['photos']:,} photos · {queries['queries']:,} queries held out, median "
+            f"{queries['relevant_median']:,.0f} relevant photos · {spec['confidence']:.0%} intervals over queries · "
+            f"{machine['cpu']}, {machine['device']} · mirsearch {machine['engine']}",
+            fontsize=8, color=SOFT,
         )  # fmt: skip
+        for text, row in ((f"mAP@{depth}", TOP), ("less exact search, paired", BOTTOM)):
+            self.figure.text(0.02, row[0] + row[1] / 2, text, fontsize=9.5, rotation=90, va="center")
+        below = {
+            "recall": f"Recall@{self.recall_at} (share of the true nearest that was found)",
+            "qps": f"Queries per second ({queries['queries']:,} in one call, {depth:,} neighbours)",
+        }
+        for by, text in below.items():
+            self.axes["less", by].set_xlabel(text, fontsize=9.5, labelpad=6)
 
-
-def _frame(left: Any, right: Any, points: Sequence[Mapping[str, Any]], recall_at: str) -> None:
-    ticker = importlib.import_module("matplotlib.ticker")
-    low = min(point["metrics"][METRIC]["low"] for point in points)
-    high = max(point["metrics"][METRIC]["high"] for point in points)
-    room = 0.06 * max(high - low, 0.01)
-    speeds = [point["qps"]["median"] for point in points if point["qps"]]
-    right.set_xscale("log")
-    right.set_xlim(min(speeds) / 1.5, max(speeds) * 1.5)
-    ticks = round_numbers(min(speeds) / 1.5, max(speeds) * 1.5)
-    right.xaxis.set_major_locator(ticker.FixedLocator(ticks if len(ticks) <= 7 else ticks[::3]))
-    right.xaxis.set_minor_locator(ticker.NullLocator())
-    right.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    worst = min([point["recall"][recall_at] for point in points if point["recall"]] or [0.9])
-    left.set_xlim(worst - 0.05 * max(1 - worst, 0.01), 1 + 0.03 * max(1 - worst, 0.01))
-    left.set_xlabel(f"Recall@{recall_at} (share of the true nearest that was found)", fontsize=9.5, labelpad=6)
-    right.set_xlabel("Queries per second (all in one call)", fontsize=9.5, labelpad=6)
-    for axes in (left, right):
-        axes.set_ylim(low - room, high + room)
-        axes.grid(color=FAINT, linewidth=0.7)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, labelsize=8.5, pad=5)
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-    right.tick_params(labelleft=False)
-
-
-def _words(figure: Any, document: Mapping[str, Any]) -> None:
-    spec, queries, machine = document["spec"], document["queries"], document["machine"]
-    relevance = spec["relevance"]
-    left_out = f", none of the same {' or '.join(relevance['exclude_same'])}" if relevance["exclude_same"] else ""
-    title = f"Relevance by {relevance['source']}{left_out}: mAP@{spec['depth']}"
-    photos = f"{document['relevance']['photos']:,} photos"
-    figure.text(0.022, 0.935, title, fontsize=12.5, fontweight="bold")
-    confidence = f"{spec['confidence']:.0%} intervals over queries"
-    figure.text(
-        0.022, 0.885,
-        f"{photos} · {queries['queries']:,} queries held out, median {queries['relevant_median']:,.0f} relevant photos"
-        f" · {confidence} · {machine['cpu']}, {machine['device']} · mirsearch {machine['engine']}",
-        fontsize=8, color=SOFT,
-    )  # fmt: skip
-    figure.text(0.022, 0.53, f"mAP@{spec['depth']}", fontsize=9.5, rotation=90, va="center")
-
-
-def _legend(figure: Any, names: Sequence[str]) -> None:
-    lines = importlib.import_module("matplotlib.lines")
-    handles = [
-        lines.Line2D([], [], color=colour, marker="o", markersize=5.5, markeredgecolor="white", label=f"{name}, index")
-        for name, colour in zip(names, _colours(names), strict=True)
-    ]
-    dot = {"marker": "o", "markersize": 8, "color": OTHER, "markeredgecolor": INK, "linestyle": "none"}
-    diamond = {"marker": "D", "markersize": 6.5, "color": OTHER, "markeredgecolor": "white", "linestyle": "--"}
-    handles += [
-        lines.Line2D([], [], **dot, label="the index's own settings"),
-        lines.Line2D([], [], **diamond, label="exact search"),
-        lines.Line2D([], [], color=SOFT, linestyle=":", label="random ranking"),
-    ]
-    figure.legend(handles=handles, loc="lower center", ncols=len(handles), fontsize=8.5, frameon=False)
+    def _legend(self) -> None:
+        line = importlib.import_module("matplotlib.lines").Line2D
+        handles = [
+            line([], [], color=colour, marker="o", markersize=5.5, markeredgecolor="white", label=f"{name}, index")
+            for name, colour in self.colours.items()
+        ]
+        dot = {"marker": "o", "markersize": 8, "color": OTHER, "markeredgecolor": INK, "linestyle": "none"}
+        diamond = {"marker": "D", "markersize": 6.5, "color": OTHER, "markeredgecolor": "white", "linestyle": "--"}
+        handles += [
+            line([], [], **dot, label="the index's own settings"),
+            line([], [], **diamond, label="exact search"),
+            line([], [], color=SOFT, linestyle=":", label="random ranking"),
+        ]
+        self.figure.legend(
+            handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.015), ncols=6, fontsize=8.5, frameon=False
+        )

@@ -87,6 +87,11 @@ def r_precision(hits: npt.NDArray[np.bool_], relevant: I64) -> F64:
     return np.asarray(counted.sum(axis=1) / np.maximum(last, 1), np.float64)
 
 
+def _digits(value: float) -> float:
+    """Ten digits after the point: what follows depends on the order in which a machine adds."""
+    return round(float(value), 10) + 0.0
+
+
 class Bootstrap:
     """Resamples of some queries, the same for everything that is measured of them.
 
@@ -107,7 +112,8 @@ class Bootstrap:
         low, high = np.percentile(means, (rest, 100 - rest), axis=0)
         exact = table.mean(axis=0)
         return {
-            name: Interval(mean=float(exact[i]), low=float(low[i]), high=float(high[i])) for i, name in enumerate(names)
+            name: Interval(mean=_digits(exact[i]), low=_digits(low[i]), high=_digits(high[i]))
+            for i, name in enumerate(names)
         }
 
     def differences(self, values: Mapping[str, F64], others: Mapping[str, F64]) -> dict[str, Interval]:
