@@ -133,6 +133,8 @@ def _died(done: "subprocess.CompletedProcess[bytes]", limits: SqlLimits) -> Engi
 def main() -> None:
     """The process of one condition: reads what is asked from standard input, answers on standard output."""
     asked = json.load(sys.stdin)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # what a library prints is no answer
     limits = SqlLimits(**asked["limits"])
     resource.setrlimit(resource.RLIMIT_DATA, (limits.data_bytes, limits.data_bytes))
     # Were the process that waits for this one killed, nobody would stop it.
@@ -148,11 +150,12 @@ def main() -> None:
             kinds = {StoreError: "file", DependencyError: "package"}
             reason = str(error) if isinstance(error, EngineError) else _too_much(limits)
             header, body = {"error": reason, "kind": kinds.get(type(error), "condition")}, b""
-        sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + body)
-        sys.stdout.buffer.flush()
+        with open(answer, "wb") as file:  # noqa: PTH123 (a descriptor)
+            file.write(json.dumps(header).encode() + b"\n" + body)
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
+        os._exit(1)
     os._exit(0)  # not waiting for the threads of libraries, of which an error may have left some
 
 
@@ -206,6 +209,7 @@ def _connect(limits: SqlLimits) -> "duckdb.DuckDBPyConnection":
         }
     )
     connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
     for macro in _MACROS:
         connection.execute(macro)
     return connection

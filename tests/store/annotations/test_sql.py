@@ -108,6 +108,12 @@ def test_the_other_process_gives_the_rows_in_the_order_of_the_store(store, rows)
     assert 0 < mask.sum() < ROWS
 
 
+def test_a_condition_that_takes_seconds_is_answered_too(store):
+    """DuckDB would draw a bar on standard output."""
+    mask = rows_where(store, "(SELECT sum(i % 7) FROM range(1000000000) AS t(i)) > 0 AND photo_id % 2 = 0")
+    np.testing.assert_array_equal(mask, store.photo_ids % 2 == 0)
+
+
 def test_removed_photos_have_their_annotations_still(store):
     np.testing.assert_array_equal(rows_where(mark_removed(store, [0, 5]), "true"), np.ones(ROWS, np.bool_))
     assert not rows_where(store, "null").any()
@@ -263,7 +269,7 @@ REFUSED = {
     "title = $$x": "",
     "\0": "zero byte",
     "x" * 100_001: "100,000 characters",
-    "(" * 5000 + "true" + ")" * 5000: "nested too deeply",
+    "NOT " * 5000 + "true": "nested too deeply",
     "? = 1": "parameters",
     "$1 = 1": "parameters",
     "#1 = 1": "positional references",
@@ -347,7 +353,8 @@ def test_the_functions_of_the_list_exist(connection):
     known = {name.lower() for (name,) in connection.execute("SELECT function_name FROM duckdb_functions()").fetchall()}
     windows = {"cume_dist", "dense_rank", "first_value", "lag", "last_value", "lead", "nth_value", "ntile",
                "percent_rank", "rank", "rank_dense", "row_number"}  # fmt: skip
-    assert _FUNCTIONS - known - windows <= {"coalesce", "ifnull", "unnest"}
+    newer = {"days_in_month", "if", "overlay", "struct_keys", "struct_values", "switch"}  # than DuckDB 1.4
+    assert _FUNCTIONS - known - windows - newer <= {"coalesce", "ifnull", "unnest"}
 
 
 def test_past_the_check_the_second_wall_holds(store, connection, tmp_path):
@@ -388,7 +395,6 @@ def test_what_does_not_end_is_stopped(store, condition):
 @pytest.mark.parametrize(
     "condition",
     [
-        "list_sum(range(100000000 + photo_id)) > 0",
         "len(list_transform(range(100000 + photo_id), lambda x: list_sum(range(x)))) > 0",
         "length(repeat(title, 10000000)) > 0",
     ],
