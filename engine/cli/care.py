@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +64,7 @@ def info(
             *(("queries", imported_queries(manifest, name)) for name in manifest.query_sets),
             ("sources", ", ".join(manifest.sources)),
             ("set aside", _quarantine(store, manifest.quarantined)),
+            *_annotations(opened),
             ("written by", f"mirsearch {manifest.engine_version}, format {manifest.version}"),
         ],
     )
@@ -96,6 +97,22 @@ def _index(folder: Path) -> "IndexManifest | str":
         return str(error)
 
 
+def _annotations(store: "Store") -> list[tuple[str, str]]:
+    """A line on the annotations, if there are any."""
+    from engine.store.annotations.schema import FILE
+
+    if not (store.path / FILE).exists():
+        return []
+    from engine.store.annotations.table import Annotations
+
+    try:
+        facts = Annotations.open(store).facts
+    except EngineError as error:
+        return [("annotations", f"unusable: {error}")]
+    aside = f", {counted(facts.quarantined, 'file')} set aside" if facts.quarantined else ""
+    return [("annotations", f"of {counted(facts.annotated, 'photo')}{aside}")]
+
+
 def _quarantine(store: Path, count: int) -> str:
     if not count:
         return "no file"
@@ -123,6 +140,7 @@ def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict
         },
         "photo_ids": {"min": int(ids.min()), "max": int(ids.max())} if len(ids) else None,
         "quarantined": manifest.quarantined,
+        "annotations": dict(_annotations(store)).get("annotations"),
         "sources": manifest.sources,
         "indices": {
             name: {"error": found}
@@ -177,6 +195,7 @@ def verify(
             mended, of_store = _repair(store, sources or [], device, forget_removed, progress)
         else:
             of_store = _verify_store(store, progress)
+        of_store = _with_annotations(of_store, progress)
         reports = [of_store, *(verify_index(folder, progress=progress) for folder in index_folders(store))]
     if json_:
         say_json(_verified(store, reports, mended))
@@ -235,7 +254,7 @@ def _remedies(store: Path, reports: "list[VerifyReport]", *, repaired: bool) -> 
     from engine.store.manifest import read_manifest
 
     commands: list[list[object]] = []
-    files = {item.file for item in reports[0].damage}
+    files = {item.file for item in reports[0].damage} - {"annotations.parquet"}  # which no repair mends
     if files and not repaired and "manifest.json" not in files:
         layers = read_manifest(store).layers
         from_sources = layers.keys() == LAYERS.keys() and files & {"photo_ids.npy", *(x.file for x in layers.values())}
@@ -259,6 +278,21 @@ def _repair(
         return None, _beyond(store, error)
     left = VerifyReport(path=store, bytes_read=report.bytes_read, seconds=report.seconds, damage=report.left)
     return report, left
+
+
+def _with_annotations(of_store: "VerifyReport", progress: Reporter) -> "VerifyReport":
+    """The report of a store, and of its annotations if it has any."""
+    from engine.store.annotations.schema import FILE
+
+    if not (of_store.path / FILE).exists():
+        return of_store
+    from engine.store.annotations.verify import verify_annotations
+
+    more = verify_annotations(of_store.path, progress=progress)
+    return of_store if more is None else replace(
+        of_store, damage=[*of_store.damage, *more.damage], notes=[*of_store.notes, *more.notes],
+        bytes_read=of_store.bytes_read + more.bytes_read, seconds=of_store.seconds + more.seconds,
+    )  # fmt: skip
 
 
 def _verify_store(store: Path, progress: Reporter) -> "VerifyReport":

@@ -1,6 +1,7 @@
 """`annotations.parquet` of a store: written row group by row group, read by columns or by rows.
 
-Every page of the file has a checksum (Parquet's own), which is compared whenever it is read.
+Every page of the file has a checksum (Parquet's own), which is compared whenever it is read; `verify` compares one of
+the whole file.
 """
 
 import json
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError, StoreError
+from engine.store.annotations import sealed
 from engine.store.annotations.schema import FILE, FORMAT_VERSION, schema
 from engine.store.durable import disk_errors, flush_folder, part_of, publish
 from engine.store.manifest import Manifest
@@ -83,8 +85,10 @@ class TableWriter:
         if self.rows != self.facts.rows:
             raise StoreError(f"{self.path}: {self.rows:,} rows of annotations for {self.facts.rows:,} of the store")
         with disk_errors(self.path.parent):
+            self._out.add_key_value_metadata({sealed.KEY: sealed.BLANK})
             self._out.close()
             self._file.flush()
+            sealed.seal(self.part)
             os.fsync(self._file.fileno())
             self._file.close()
 
