@@ -1,5 +1,6 @@
 """`annotations stats`: what is known about the photos of a store, beside the published million."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,7 @@ def stats(
 
 def _say(found: "Stats") -> None:
     from engine.jobs.annotation_page import HEADINGS, NAMES, percent, points
+    from engine.store.annotations.fields import shown_value
 
     say_facts(
         f"{counted(found.photos, 'photo')} in {found.store}, {found.annotated:,} with annotations",
@@ -65,5 +67,5 @@ def _say(found: "Stats") -> None:
     )  # fmt: skip
     for name, top in found.tops.items():
         if name != "owners" and top.most:
-            most = ", ".join(f"{entry.label} {entry.photos:,}" for entry in top.most)
-            out.print(f"\n{HEADINGS[name]}: {most}")
+            most = ", ".join(f"{shown_value(entry.label)} ({entry.photos:,})" for entry in top.most)
+            out.print("\n" + textwrap.fill(f"{HEADINGS[name]}: {most}", 100, subsequent_indent="  "))

@@ -54,7 +54,8 @@ def synth(
             ("written", f"{sized(report.bytes)} in {report.seconds:.1f} s"),
         ],
     )
-    say_next(["ingest", directory / "features", "--store", "store"])
+    further = [["annotations", "ingest", directory / "annotations", "--store", "store"]] if annotations else []
+    say_next(["ingest", directory / "features", "--store", "store"], *further)
 
 
 @with_gpu_options

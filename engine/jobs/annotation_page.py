@@ -68,7 +68,10 @@ def percent(share: float | None) -> str:
 
 def points(difference: float | None) -> str:
     """A difference of two shares, in percentage points."""
-    return "–" if difference is None else f"{difference:+.1f}".replace("-", "−")
+    if difference is None:
+        return "–"
+    text = f"{difference:+.2f}"
+    return text.replace("-", "−") if float(text) else "0.00"
 
 
 def _row(field: "Field") -> str:

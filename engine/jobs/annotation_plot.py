@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from engine.jobs.annotation_stats import Stats
 
 DPI: Final = 150
-MAP_INCHES, DATES_INCHES = (10.0, 5.25), (10.0, 3.8)
+MAP_INCHES, DATES_INCHES = (10.0, 5.3), (10.0, 3.8)
 # Sequential, from light to dark, told apart by readers with any colour vision; the lightest is still seen on white.
 DENSITY: Final = ("#9ecae1", "#4292c6", "#2171b5", "#08519c", "#08306b")
 TAILS: Final = 0.005  # of the photos at either end of time are left out of the histogram: clocks that were never set
@@ -31,13 +31,16 @@ def draw_map(stats: "Stats") -> bytes:
     rows, columns = np.nonzero(stats.places)
     counts = stats.places[rows, columns]
     order = np.argsort(counts, kind="stable")  # the fullest on top
-    figure, axes = _figure(MAP_INCHES, (0.06, 0.075, 0.83, 0.795))
+    figure, axes = _figure(MAP_INCHES, (0.06, 0.065, 0.83, 0.785))
     axes.set_xlim(-180, 180)
     axes.set_ylim(-90, 90)
     axes.set_aspect("equal", anchor="W")
-    axes.set_xticks(range(-180, 181, 30), [_degrees(value, "W", "E") for value in range(-180, 181, 30)])
-    axes.set_yticks(range(-90, 91, 30), [_degrees(value, "S", "N") for value in range(-90, 91, 30)])
+    meridians, parallels = range(-150, 151, 30), range(-60, 61, 30)
+    axes.set_xticks(meridians, [_degrees(value, "W", "E") for value in meridians])
+    axes.set_yticks(parallels, [_degrees(value, "S", "N") for value in parallels])
     axes.grid(color=FAINT, linewidth=0.7)
+    for side in ("top", "left", "right", "bottom"):
+        axes.spines[side].set(visible=True, color=FAINT)
     if len(order):
         rows, columns, counts = rows[order], columns[order], counts[order]
         most = max(int(counts.max()), 2)
