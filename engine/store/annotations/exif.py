@@ -39,14 +39,14 @@ def fields_of(entries: Iterable[Entry], camera: str | None = None) -> dict[str, 
     full: dict[str, str] = {}
     known: dict[str, str] = {}
     for tag, label, raw in entries:
-        if full.setdefault(label, raw) != raw:  # IFD0 and the thumbnail's both have a resolution
+        if label not in full:
+            full[label] = raw
+        elif full[label] != raw:  # IFD0 and the thumbnail's both have a resolution
             full.setdefault(f"{label} ({tag})", raw)
-        for name in (tag, label):
-            short = _SHORT.get(name)
-            if short is None:
-                short = _short(name)
+        meanings = _MEANINGS.get((tag, label))
+        for short in _meanings(tag, label) if meanings is None else meanings:
             # A raw converter's "Exposure" is a correction in stops; Flickr's label of that name says seconds.
-            if short in _WANTED and (short != "exposure" or "/" in raw or "s" in raw):
+            if short != "exposure" or "/" in raw or "s" in raw:
                 known.setdefault(short, raw)
     fields: dict[str, Any] = {"exif": full}
     if camera := camera or _first(known, _CAMERA, text):
@@ -58,15 +58,16 @@ def fields_of(entries: Iterable[Entry], camera: str | None = None) -> dict[str, 
     return fields
 
 
-_SHORT: dict[str, str] = {}
+_MEANINGS: dict[tuple[str, str], tuple[str, ...]] = {}
 
 
-def _short(name: str) -> str:
-    """A name without blanks and case. Few names come again and again, so they are kept."""
-    short = _BLANK.sub("", name).lower()
-    if len(_SHORT) < 4096 and len(name) < 64:
-        _SHORT[name] = short
-    return short
+def _meanings(tag: str, label: str) -> tuple[str, ...]:
+    """What is read from an entry, as far as its names say. Few names come again and again, so they are kept."""
+    shorts = dict.fromkeys(_BLANK.sub("", name[:64]).lower() for name in (tag, label))
+    found = tuple(short for short in shorts if short in _WANTED)
+    if len(_MEANINGS) < 8192 and len(tag) + len(label) < 128:
+        _MEANINGS[tag, label] = found
+    return found
 
 
 def _positive(value: Any) -> float | None:
@@ -107,14 +108,16 @@ def _entries(value: Any) -> list[Entry] | None:
         return None
     found: list[Entry] = []
     for item in value:
-        if not isinstance(item, dict):
+        if type(item) is not dict:
             continue
-        raw = text(item.get("raw"))
-        if raw is None:
-            raw = text(item.get("clean") or item.get("_content") or item.get("value"))
-        tag, label = item.get("tag"), item.get("label")
-        tag = tag if isinstance(tag, str) else text(tag)
-        label = label if isinstance(label, str) and label else text(label)
-        if raw is not None and (tag or label):
+        get = item.get
+        raw, tag, label = text(get("raw")), get("tag"), get("label")
+        if raw is None and (raw := text(get("clean") or get("_content") or get("value"))) is None:
+            continue
+        if type(tag) is not str:
+            tag = text(tag)
+        if type(label) is not str:
+            label = text(label)
+        if tag or label:
             found.append((tag or label or "", label or tag or "", raw))
     return found

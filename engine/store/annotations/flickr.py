@@ -29,7 +29,7 @@ _WRAPPER = frozenset((
 ))  # fmt: skip
 _METHOD = re.compile(r"(?:^|[._])get_?[a-z_]+$", re.IGNORECASE)
 # A part with one of these is an answer of the API, or what one consists of.
-_ANSWER = ("stat", "photo", "exif", "set", "pool")
+_ANSWER = frozenset(("stat", "photo", "exif", "set", "pool"))
 
 
 def parse(document: bytes | Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> Annotation:
@@ -72,7 +72,7 @@ def parts(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _holds_fields(key: str, value: Mapping[str, Any]) -> bool:
-    if key in _WRAPPER or any(name in value for name in _ANSWER) or (key in value and isinstance(value[key], dict)):
+    if key in _WRAPPER or not _ANSWER.isdisjoint(value) or (key in value and isinstance(value[key], dict)):
         return True
     return key.lower() in _WRAPPER or ("et" in key and _METHOD.search(key) is not None)
 

@@ -4,6 +4,7 @@ A part is named after what it was made from and carries its own checksum, so tha
 parts it wrote and reads only the rest.
 """
 
+import gc
 import json
 import os
 from collections.abc import Sequence
@@ -65,6 +66,17 @@ class Part:
 
 def read_chunk(task: Task) -> Part:
     """Read a chunk, or find its part; refusals are in it. EngineError when the part cannot be written."""
+    # Objects by the million, none of them in a circle: to look for circles takes a sixth of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _read_chunk(task)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _read_chunk(task: Task) -> Part:
     key = _key(task)
     found = _find(task, key)
     if found is not None:

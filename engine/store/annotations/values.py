@@ -33,12 +33,13 @@ def unwrapped(value: Any) -> Any:
 
 def text(value: Any) -> str | None:
     """A text that says something, XML entities resolved; numbers as they are written."""
-    if isinstance(value, dict):  # the usual wrapper first: this is called for every text
+    if type(value) is dict:  # the usual wrapper first: this is called for every text
         value = value.get("_content") if "_content" in value else unwrapped(value)
-    if isinstance(value, str):
+    if type(value) is str:
         if "&" in value:
             value = html.unescape(value)
-        return None if not value or value.isspace() else value
+        found: str = value
+        return found if " " < found[:1] <= "~" or (found and not found.isspace()) else None
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
