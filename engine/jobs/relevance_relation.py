@@ -17,6 +17,7 @@ Mask = npt.NDArray[np.bool_]
 
 BLOCK_ENTRIES = 16 << 20  # of a sparse block at most, unless one row alone has more
 PAIRS = 1 << 17  # graded at once
+FEW_LEFT = 20  # times as many entries before a threshold as after it, from where on it is cheaper to count pair by pair
 
 
 class Relation(Protocol):
@@ -72,25 +73,47 @@ class SharedTerms:
 
     def block(self, rows: I64) -> Any:
         """See `Relation`."""
-        by_term, ones, _ = self._lists()
-        asked = self.asked[rows]
-        grades = asked @ by_term
-        grades.sort_indices()
-        if self.at_least > 1:
-            shared = _ones(asked) @ ones
-            shared.sort_indices()
-            grades.data[shared.data < self.at_least] = 0
+        by_term, _, _ = self._lists()
+        grades = self.asked[rows] @ by_term
+        every = len(grades.data)
         grades.data = self._cut(grades.data)
         grades.eliminate_zeros()
+        grades.sort_indices()
+        if self.at_least > 1:
+            grades.data[self._shared(rows, grades, every) < self.at_least] = 0
+            grades.eliminate_zeros()
         return grades
+
+    def _shared(self, rows: I64, grades: Any, every: int) -> I64:
+        """How many terms are shared at the places (m,) of a block, of which `every` had a grade before the threshold.
+
+        Counted pair by pair where few are left; else by another product, in which no place is missing.
+        """
+        if len(grades.data) * FEW_LEFT < every:
+            counts = np.empty(len(grades.data), np.int64)
+            query = rows[np.repeat(np.arange(len(rows)), np.diff(grades.indptr))]
+            for start in range(0, len(counts), PAIRS):
+                part = np.s_[start : start + PAIRS]
+                counts[part] = np.diff(self._products(query[part], grades.indices[part]).indptr)
+            return counts
+        shared = _ones(self.asked[rows]) @ self._lists()[1]
+        shared.sort_indices()
+        if len(shared.data) == len(grades.data):
+            return np.asarray(shared.data, np.int64)
+        return np.asarray(shared.multiply(_ones(grades)).tocsr().data, np.int64)
+
+    def _products(self, rows: I64, others: I64) -> Any:
+        """The products (m, terms) of the terms that each pair shares, ascending."""
+        products = self.asked[rows].multiply(self.given[others]).tocsr()
+        products.sort_indices()
+        return products
 
     def pairs(self, rows: I64, others: I64) -> F64:
         """See `Relation`."""
         found = np.empty(len(rows))
         for start in range(0, len(rows), PAIRS):
             part = np.s_[start : start + PAIRS]
-            products = self.asked[rows[part]].multiply(self.given[others[part]]).tocsr()
-            products.sort_indices()
+            products = self._products(rows[part], others[part])
             # A product with a vector adds in the order of the columns, as the product of `block` does; sum() may not.
             grades = products @ np.ones(products.shape[1])
             grades[np.diff(products.indptr) < self.at_least] = 0

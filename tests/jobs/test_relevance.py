@@ -108,7 +108,9 @@ def test_geo_is_the_distance_along_the_ground(tmp_path):
 
 @pytest.mark.parametrize("source", ["tags", "combined"])
 @pytest.mark.parametrize("min_shared", [None, 3])
-def test_blocks_and_pairs_agree_to_the_last_bit(tmp_path, source, min_shared, monkeypatch):
+@pytest.mark.parametrize("few_left", [0, 20, 1 << 40])
+def test_blocks_and_pairs_agree_to_the_last_bit(tmp_path, source, min_shared, few_left, monkeypatch):
+    monkeypatch.setattr("engine.jobs.relevance_relation.FEW_LEFT", few_left)
     store = planted(tmp_path / "store", rows=300)
     relevance = open_relevance(store, RelevanceSpec(source=source, min_shared=min_shared, threshold=0.1))
     rows = np.arange(300)
