@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,7 +16,7 @@ from engine.store.store import Store
 from tests.builders import oracle_scores
 from tests.store.annotations.written import annotate, made_up
 
-CONDITIONS = {  # from few photos to nearly all
+CONDITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {  # from few photos to nearly all
     "photo_id IN (3, 500, 77)": lambda row: row["photo_id"] in (3, 500, 77),
     "tags @> ['sunset', 'dog'] AND year(taken) = 2009": lambda row: (
         {"sunset", "dog"} <= set(row["tags"] or ()) and row["taken"] is not None and row["taken"].year == 2009
@@ -38,9 +40,10 @@ def annotated(collection, tmp_path_factory):
     return copied
 
 
-def answers(result):
+def answers(result: Any) -> dict[str, Any]:
     assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
 
 
 @pytest.mark.parametrize("layer", ["fc7", "fc8", "fc7+fc8"])

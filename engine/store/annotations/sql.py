@@ -70,7 +70,10 @@ def rows_where(store: Store, condition: str, *, limits: SqlLimits | None = None)
     if len(ids):
         # Rows of removed photos are among them, which `Store.rows_of` refuses.
         order = np.argsort(store.photo_ids, kind="stable")
-        mask[order[np.searchsorted(store.photo_ids, ids, sorter=order)]] = True
+        at = order[np.minimum(np.searchsorted(store.photo_ids, ids, sorter=order), len(store) - 1)]
+        if not np.array_equal(store.photo_ids[at], ids):
+            raise StoreError(f"{annotations.path}: was changed meanwhile. Run the same command again.")
+        mask[at] = True
     return mask
 
 

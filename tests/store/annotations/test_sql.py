@@ -97,7 +97,8 @@ def test_the_other_process_gives_the_rows_in_the_order_of_the_store(store, rows)
     near = "distance_km(latitude, longitude, 48.86, 2.35) < 9000"
     condition = f"tags @> 'sunset' and year(taken) between 2007 and 2011 and {near}"
     mask = rows_where(store, condition)
-    assert (mask.dtype, mask.shape) == (np.bool_, (ROWS,))
+    assert mask.dtype == np.bool_
+    assert mask.shape == (ROWS,)
     expected = [
         "sunset" in (row["tags"] or ()) and row["taken"] is not None and 2007 <= row["taken"].year <= 2011
         and None not in (row["latitude"], row["longitude"])
@@ -164,12 +165,15 @@ def test_subqueries_see_the_annotations_alone(store, rows):
 def _compare(left: Any, sign: str, right: Any) -> bool | None:
     if left is None or right is None:
         return None
-    return {"=": left == right, "<>": left != right, "<": left < right, ">=": left >= right}[sign]
+    return bool({"=": left == right, "<>": left != right, "<": left < right, ">=": left >= right}[sign])
 
 
 def _term(random: np.random.Generator) -> tuple[str, Any]:
     """A condition of one column, and what it means."""
-    pick = lambda *of: of[random.integers(len(of))]  # noqa: E731
+
+    def pick(*of: Any) -> Any:
+        return of[random.integers(len(of))]
+
     kind, sign = random.integers(9), pick("=", "<>", "<", ">=")
     if kind == 0:
         word = pick(*WORDS)
@@ -185,8 +189,8 @@ def _term(random: np.random.Generator) -> tuple[str, Any]:
         year = int(random.integers(2004, 2015))
         return f"year(taken) {sign} {year}", lambda row: _compare(row["taken"] and row["taken"].year, sign, year)
     if kind == 4:
-        bound = float(np.round(random.uniform(-90, 90), 3))
-        return f"latitude {sign} {bound}", lambda row: _compare(row["latitude"], sign, bound)
+        north = float(np.round(random.uniform(-90, 90), 3))
+        return f"latitude {sign} {north}", lambda row: _compare(row["latitude"], sign, north)
     if kind == 5:
         column = pick("title", "tags", "taken", "owner", "latitude", "exif", "groups")
         negated = pick("", "NOT ")
@@ -416,7 +420,7 @@ def test_the_message_names_the_condition_and_the_columns(store):
 def test_what_goes_wrong_with_the_process_is_said(store, monkeypatch):
     def ends(code: int, errors: bytes, out: bytes = b"") -> None:
         done = subprocess.CompletedProcess([], code, out, errors)
-        monkeypatch.setattr(sql.subprocess, "run", lambda *words, **more: done)
+        monkeypatch.setattr(subprocess, "run", lambda *words, **more: done)
 
     for code, errors, words in (
         (-24, b"", "takes longer than 60 s"), (-9, b"", "takes more memory"), (1, b"x\nMemoryError\n", "more memory"),
@@ -429,6 +433,9 @@ def test_what_goes_wrong_with_the_process_is_said(store, monkeypatch):
         rows_where(store, "true")
     ends(0, b"", b'{"rows": 2}\n' + bytes(8))
     with pytest.raises(EngineError, match="ended with 0"):
+        rows_where(store, "true")
+    ends(0, b"", b'{"rows": 1}\n' + np.array([10**9], "<i8").tobytes())
+    with pytest.raises(StoreError, match="was changed meanwhile"):
         rows_where(store, "true")
     ends(0, b"", b'{"error": "no DuckDB", "kind": "package"}\n')
     with pytest.raises(DependencyError, match="no DuckDB"):
