@@ -167,11 +167,12 @@ def print_tables(stream: Iterator[Answer], heading: Heading) -> None:
 
 
 def _shown(photo: dict[str, Any], heading: Heading) -> list[str]:
-    """What is said of a photo, in cells; its attribution is never cut."""
-    from engine.store.annotations.fields import ATTRIBUTION, shown_value
+    """What is said of a photo, in cells; its classes and its attribution are never cut."""
+    from engine.store.annotations.fields import ATTRIBUTION, CLASSES, shown_value
 
     return [
-        shown_value(photo["annotations"][column], 0 if column == ATTRIBUTION else _CELL) for column in heading.columns
+        shown_value(photo["annotations"][column], 0 if column in (ATTRIBUTION, CLASSES) else _CELL)
+        for column in heading.columns
     ]
 
 

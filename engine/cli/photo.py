@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from engine.store.store import Store
 
 _LONGEST = 600  # characters of a value; --json has all of it
-_ELSEWHERE = {"photo_id", "annotated", "owner", "owner_name", "owner_realname", "licence_id", "licence", "licence_url",
+_KEYS = {"photo_id", "annotated"}
+_ELSEWHERE = {*_KEYS, "owner", "owner_name", "owner_realname", "licence_id", "licence", "licence_url",
               "url", "title"}  # fmt: skip
 
 
@@ -53,6 +54,8 @@ def _say(facts: "PhotoFacts", store: Path) -> None:
         (name, shown_value(value, _LONGEST)) for name, value in known.items() if name not in _ELSEWHERE and value != []
         and value is not None
     ]  # fmt: skip
+    if facts.annotations is not None and not any(value for name, value in known.items() if name not in _KEYS):
+        lines.append(("annotations", "a file was read for it, in which nothing stands"))
     if facts.annotations is None:
         lines.append(("annotations", facts.missing or "no file of annotations was read for it"))
     say_facts(f"Photo {facts.photo_id}" + (f": {title}" if title else ""), lines)

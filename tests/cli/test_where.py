@@ -226,6 +226,8 @@ def test_all_of_a_photo(run, annotated, collection):
     assert [document["photo_id"] for document in documents] == [row["photo_id"], 41]
     assert documents[0]["annotations"]["tags"] == row["tags"]
     assert sum(one["probability"] for one in documents[0]["classes"]) <= 1
+    empty = next((row["photo_id"] for row in rows if not row["annotated"]), None)
+    assert "no file of annotations was read for it" in run("info", annotated, "--photo", empty).stdout
     assert "mirsearch annotations ingest" in run("info", collection / "store", "--photo", 41).stdout
     missing = run("info", annotated, "--photo", 10**9)
     assert (missing.exit_code, missing.stdout) == (1, "")
