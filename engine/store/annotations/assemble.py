@@ -17,6 +17,8 @@ from engine.store.annotations.table import GROUP_ROWS
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BLOCK_BYTES = 128 << 20  # of files whose rows are held at once
+
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
@@ -60,11 +62,19 @@ def assembled(
     found: Assignment, folder: Path, photo_ids: npt.NDArray[np.int64], progress: Progress
 ) -> "Iterator[pa.Table]":
     """The rows of the table, block by block."""
-    n = len(photo_ids)
-    for start in range(0, n, GROUP_ROWS):
+    n, start = len(photo_ids), 0
+    # A file's share of its part stands for its size: a block of long ones has fewer rows.
+    each = np.array([part.bytes_read // max(part.files, 1) for part in found.parts], np.int64)
+    sizes = np.cumsum(np.append(0, each[found.part]))
+    while start < n:
         stop = min(start + GROUP_ROWS, n)
         first, last = np.searchsorted(found.row, [start, stop])
+        if sizes[last] - sizes[first] > BLOCK_BYTES:
+            full = int(np.searchsorted(sizes, sizes[first] + BLOCK_BYTES))
+            stop = max(int(found.row[min(full, last - 1)]), start + 1)
+            last = np.searchsorted(found.row, stop)
         yield _block(found, folder, photo_ids[start:stop], slice(int(first), int(last)), start)
+        start = stop
         progress("write table", stop, n, unit="rows")
 
 

@@ -83,7 +83,7 @@ def ingest_annotations(
         parts = list(_read(finder, _How(folder=folder, mapping=paths, workers=workers), progress))
         refused = [*refusals(parts), *finder.refused]
         if not parts and not refused:
-            folder.rmdir()
+            shutil.rmtree(folder)
             raise InputError(
                 f"{', '.join(map(str, sources))}: no annotation files found ({counted(finder.ignored, 'other file')}). "
                 "Expected files such as 10/103169.json, or archives of them."

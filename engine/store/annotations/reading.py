@@ -142,14 +142,9 @@ def _key(task: Task) -> str:
     found.update(json.dumps(reader).encode())
     for item in task.chunk.items:
         found.update(f"\0{item.name}\0{item.kind}\0{item.photo_id}".encode(errors="surrogateescape"))
+        found.update(f"\0{item.size} {item.changed}".encode())
         if item.data is not None:
             found.update(len(item.data).to_bytes(8, "little") + item.data)
-            continue
-        try:
-            status = os.stat(os.path.join(task.chunk.place, item.name))  # noqa: PTH116, PTH118
-            found.update(f"{status.st_size} {status.st_mtime_ns} {status.st_ino}".encode())
-        except OSError:
-            found.update(b"gone")
     return found.hexdigest()
 
 

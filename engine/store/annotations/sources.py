@@ -27,11 +27,16 @@ _ARCHIVE = re.compile(r".*\.(tar|tgz|tbz2?|tzst|zip|tar\.(gz|bz2|zst))", re.IGNO
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One annotation file. name: within its chunk's place. data: its bytes, if it came out of an archive."""
+    """One annotation file. name: within its chunk's place. data: its bytes, if it came out of an archive.
+
+    size, changed: its bytes, and when it was changed in nanoseconds, if it is a file of its own.
+    """
 
     name: str
     photo_id: int
     kind: Kind
+    size: int = 0
+    changed: int = 0
     data: bytes | None = None
 
 
@@ -86,8 +91,8 @@ class Finder:
                 continue
             waiting += sorted(below, key=_by_number, reverse=True)
             files.sort(key=lambda item: (item.photo_id, item.name))
-            for start in range(0, len(files), CHUNK_FILES):
-                yield self._chunk(folder, files[start : start + CHUNK_FILES])
+            for items in _bounded(files):
+                yield self._chunk(folder, items)
             for path in sorted(others, key=_by_number):
                 yield from self._file(Path(path), named=False)
 
@@ -103,7 +108,7 @@ class Finder:
                 if _is_dir(entry):
                     below.append(entry.path)
                 elif item := item_in(folder, entry.name):
-                    files.append(item)
+                    files.append(_measured(item, entry))
                 elif _ARCHIVE.fullmatch(entry.name):
                     others.append(entry.path)
                 else:
@@ -122,6 +127,7 @@ class Finder:
         self._seen.add((status.st_dev, status.st_ino))
         item = item_in(str(path.parent), path.name)
         if named and item and stat.S_ISREG(status.st_mode):
+            item = replace(item, size=status.st_size, changed=status.st_mtime_ns)
             yield self._chunk(str(path.parent), [item])
         elif kind_of(os.fsencode(path)) is None:
             reason = "neither a .json file named by a photo id nor a tar or zip archive by its first bytes"
@@ -153,6 +159,26 @@ class Finder:
     def _chunk(self, place: str, items: list[Item]) -> Chunk:
         self._number += 1
         return Chunk(number=self._number - 1, place=place, items=items)
+
+
+def _bounded(items: list[Item]) -> Iterator[list[Item]]:
+    """So many items at a time as may be held at once."""
+    start = held = 0
+    for end, item in enumerate(items):
+        if end - start >= CHUNK_FILES or (end > start and held + item.size > CHUNK_BYTES):
+            yield items[start:end]
+            start, held = end, 0
+        held += item.size
+    if items:
+        yield items[start:]
+
+
+def _measured(item: Item, entry: "os.DirEntry[str]") -> Item:
+    try:
+        status = entry.stat()
+    except OSError:  # whoever reads it says why
+        return item
+    return Item(name=item.name, photo_id=item.photo_id, kind=item.kind, size=status.st_size, changed=status.st_mtime_ns)
 
 
 def item_in(folder: str, name: str) -> Item | None:

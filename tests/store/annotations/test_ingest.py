@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import DiskFullError, InputError, StoreError
@@ -299,3 +300,24 @@ def test_removed_photos_keep_their_rows_until_compact_takes_them(store, tmp_path
     assert rows == [{"photo_id": i, "title": f"photo {i}"} for i in IDS if i not in (30, 7)]
     assert Annotations.open(Store.open(store)).facts.annotated == 4
     assert verify_store(store).damage == []
+
+
+def test_long_files_are_held_a_few_at_a_time(store, tmp_path, monkeypatch):
+    files = write_files(tmp_path / "a", IDS, description="x" * 3000)
+    ingest_annotations(store, [files])
+    expected = rows_of(store)
+    monkeypatch.setattr(sources, "CHUNK_BYTES", 7000)
+    monkeypatch.setattr(assemble, "BLOCK_BYTES", 7000)
+    sizes = []
+    real = assemble.part_table
+
+    def watched(folder: Path, file: str) -> Any:
+        table = real(folder, file)
+        sizes.append(table.num_rows)
+        return table
+
+    monkeypatch.setattr(assemble, "part_table", watched)
+    ingest_annotations(store, [files])
+    assert max(sizes) == 2
+    assert rows_of(store) == expected
+    assert pq.ParquetFile(store / FILE).metadata.num_row_groups >= 2
