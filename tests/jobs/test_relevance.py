@@ -2,6 +2,7 @@
 
 import datetime as dt
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_tags_are_graded_by_the_share_of_the_querys_own(store):
     annotate_store(store, {"tags": TAGS})
     relevance = open_relevance(store, RelevanceSpec(source="tags"))
     assert relevance.relation.known.tolist() == [True, True, True, True, False, False, True, False]
-    # Six photos have tags; of the terms that are of two or more: sunset 3, sea 2, beach 2, city 2. `alone` says nothing.
+    # Of five photos: sunset 3, sea 2, beach 2, city 2. `alone` is of one and says nothing.
     photos = 5
     idf = {"sunset": math.log1p(photos / 3), **dict.fromkeys(("sea", "beach", "city"), math.log1p(photos / 2))}
     grades = matrix(relevance)
@@ -128,7 +129,7 @@ def test_what_is_written_of_a_photo_is_more_reliable_than_a_tag(tmp_path):
     cluster = np.arange(600) % 15
     same = cluster[:, None] == cluster
 
-    def reliable(source):
+    def reliable(source: Any) -> tuple[float, float]:
         grades = matrix(open_relevance(store, RelevanceSpec(source=source))) * (1 - np.eye(600))
         return same[grades > 0].mean(), (grades > 0)[same].mean()
 
@@ -150,7 +151,7 @@ def test_the_language_model_by_hand(store):
     ]
     collection = {word: sum(model.get(word, 0) for model in models) / 4 for word in ("harbour", "red", "boat")}
 
-    def likelihood(q, d):
+    def likelihood(q: int, d: int) -> float:
         shared = set(models[q]) & set(models[d])
         return sum(models[q][t] * math.log(1 + models[d][t] / collection[t]) for t in shared)
 
@@ -169,7 +170,7 @@ def test_the_same_owner_album_and_burst_are_left_out(store):
     })  # fmt: skip
     everyone = np.tile(np.arange(8), (8, 1))
 
-    def out(*same):
+    def out(*same: Any) -> list[list[int]]:
         relevance = open_relevance(store, RelevanceSpec(source="tags", exclude_same=same))
         judged = relevance.judge(np.arange(8), 10)
         banned = relevance.banned(np.arange(8), everyone) & ~np.eye(8, dtype=bool)

@@ -1,6 +1,7 @@
 """Labels of others, in every form that is read, and what is wrong with files that are not."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ def store(tmp_path):
     return make_store(tmp_path / "store", {"x": np.eye(6, dtype=np.float32)})
 
 
-def write(path, kind):
+def write(path: Path, kind: str) -> Path:
     if kind == "folder":
         path.mkdir()
         (path / "README.txt").write_text("Not ids.\n")

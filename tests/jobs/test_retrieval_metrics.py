@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import pytrec_eval
 
-from engine.jobs.retrieval_metrics import METRICS, Bootstrap, average_precision, per_query
+from engine.jobs.retrieval_metrics import METRICS, Bootstrap, Gain, average_precision, per_query
+from tests.builders import Array
 
 Q, N, R, K = 60, 80, 50, 10
 
@@ -18,7 +19,7 @@ def collection(seed: int, share: float, depth: int = R):
     return grades, order
 
 
-def trec(grades, order, measures):
+def trec(grades: Array, order: Array, measures: set[str]) -> dict[str, Array]:
     """What trec_eval says (q,) by measure; scores are distinct, so that its order by document id decides nothing."""
     levels = {f"q{q}": {f"d{d}": int(grades[q, d]) for d in range(N)} for q in range(Q)}
     run = {f"q{q}": {f"d{d}": float(len(row) - i) for i, d in enumerate(row.tolist())} for q, row in enumerate(order)}
@@ -26,7 +27,7 @@ def trec(grades, order, measures):
     return {name: np.array([said[f"q{q}"][name] for q in range(Q)]) for name in said["q0"]}
 
 
-def ours(grades, order, gain="linear"):
+def ours(grades: Array, order: Array, gain: Gain = "linear") -> dict[str, Array]:
     return per_query(
         np.take_along_axis(grades, order, axis=1).astype(float), (grades > 0).sum(axis=1),
         -np.sort(-grades, axis=1).astype(float), K, gain,
