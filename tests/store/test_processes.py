@@ -1,6 +1,7 @@
 """Work in processes: everything is done once, jobs are asked for as they are needed, errors come home."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_every_job_is_done_once_elsewhere_and_few_are_asked_for_ahead():
     asked: list[int] = []
     ahead: list[int] = []
 
-    def jobs():
+    def jobs() -> Iterator[int]:
         for number in range(12):
             asked.append(number)
             yield number

@@ -235,9 +235,10 @@ def test_places_that_are_none_are_left_out():
 
 
 def test_times_that_are_none_are_left_out():
-    for dates in ({"taken": "0000-00-00 00:00:00", "posted": "0"}, {"taken": 7, "posted": "soon"},
+    odd: Any
+    for odd in ({"taken": "0000-00-00 00:00:00", "posted": "0"}, {"taken": 7, "posted": "soon"},
                   {"taken": "2009-13-01", "posted": 1e30}, [], "2009"):  # fmt: skip
-        assert parse({"dates": dates}) == {}
+        assert parse({"dates": odd}) == {}
     assert parse({"dates": {"taken": "2009-00-00 00:00:00"}}) == {"taken": dt.datetime(2009, 1, 1)}
     assert parse({"dateupload": 1246710600, "datetaken": "2009-07-04T12:30:00"}) == {
         "posted": dt.datetime(2009, 7, 4, 12, 30, tzinfo=UTC), "taken": dt.datetime(2009, 7, 4, 12, 30),
@@ -286,6 +287,7 @@ def test_wrong_kinds_at_every_place_are_passed_over():
     """Each value of the full document replaced by each kind of thing: the rest is read, and it fits the table."""
     places = list(leaves(FORMS["by method"]))
     assert len(places) > 90
+    odd: Any
     for path in places:
         for odd in (
             None,

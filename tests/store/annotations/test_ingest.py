@@ -15,7 +15,9 @@ import pytest
 
 from engine.errors import DiskFullError, InputError, StoreError
 from engine.store.annotations import assemble, ingest, reading, sources
+from engine.store.annotations.flickr import parse
 from engine.store.annotations.ingest import PARTS, QUARANTINE, ingest_annotations
+from engine.store.annotations.reading import part_table
 from engine.store.annotations.schema import FILE
 from engine.store.annotations.table import Annotations
 from engine.store.change import remove
@@ -212,7 +214,7 @@ def test_an_interrupted_run_continues_and_ends_in_the_same_bytes(store, tmp_path
     ingest_annotations(store, [files, archive], workers=1)
     expected = (store / FILE).read_bytes()
     (store / FILE).unlink()
-    real, calls = reading.parse, []
+    real, calls = parse, list[int]()
 
     def stops(*words: Any) -> Any:
         calls.append(1)
@@ -309,7 +311,7 @@ def test_long_files_are_held_a_few_at_a_time(store, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "CHUNK_BYTES", 7000)
     monkeypatch.setattr(assemble, "BLOCK_BYTES", 7000)
     sizes = []
-    real = assemble.part_table
+    real = part_table
 
     def watched(folder: Path, file: str) -> Any:
         table = real(folder, file)

@@ -1,16 +1,19 @@
 """Which paths there are, how often, and which the reader depends on: nothing is hidden, nothing is claimed."""
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.errors import InputError
 from engine.store.annotations import inspect as inspecting
-from engine.store.annotations.inspect import inspect_annotations
+from engine.store.annotations.inspect import Inspection, inspect_annotations
 from tests.store.annotations.test_flickr import COMMENTS, CONTEXTS, EXIF, INFO
 
 
-def inspected(tmp_path, documents, **more):
+def inspected(tmp_path: Path, documents: Sequence[Any], **more: Any) -> Inspection:
     for number, document in enumerate(documents):
         (tmp_path / f"{number}.json").write_text(document if isinstance(document, str) else json.dumps(document))
     return inspect_annotations([tmp_path], **more)

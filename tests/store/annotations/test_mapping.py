@@ -1,6 +1,8 @@
 """A user's paths: parsed, written and followed; what is wrong with a file is said."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +13,7 @@ from engine.store.annotations.flickr import parse
 from engine.store.annotations.mapping import FieldMap, parse_path, path_text
 
 
-def a_map(tmp_path, said):
+def a_map(tmp_path: Path, said: Any) -> FieldMap:
     (tmp_path / "map.json").write_text(json.dumps(said))
     return FieldMap.read(tmp_path / "map.json")
 

@@ -2,6 +2,9 @@
 
 import datetime as dt
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +21,13 @@ from tests.builders import flip_bit, make_store
 IDS = [3, 1, 4, 15, 9]
 
 
-def a_store(path, ids=IDS):
+def a_store(path: Path, ids: Sequence[int] = IDS) -> Store:
     make_store(path, {"fc7": np.ones((len(ids), 8), np.float32)}, ids)
     return Store.open(path)
 
 
-def a_table(ids):
-    rows = [
+def a_table(ids: Sequence[int]) -> pa.Table:
+    rows: list[dict[str, Any]] = [
         {"photo_id": int(i), "annotated": True, "title": f"photo {i}", "tags": ["a", f"t{i}"], "iso": 100,
          "exif": [("Make", "Canon"), ("Model", f"X{i}")], "albums": [{"id": "1", "title": "z"}],
          "taken": dt.datetime(2009, 1, 2, 3, 4, 5)}
