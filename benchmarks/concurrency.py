@@ -25,7 +25,8 @@ import numpy as np
 
 from benchmarks.held_out import held_out, index_of
 from benchmarks.machine import table, write_result
-from benchmarks.search import QUERIES, K
+from benchmarks.points import K
+from benchmarks.search import QUERIES
 from benchmarks.searching import Searching, forget_files
 from engine.index.search import Index
 

@@ -28,7 +28,8 @@ import numpy as np
 from benchmarks.child import mirsearch, run
 from benchmarks.ingest import sample
 from benchmarks.machine import table, write_result
-from benchmarks.search import QUERIES, TARGETS, K, following
+from benchmarks.points import K
+from benchmarks.search import QUERIES, TARGETS, following
 from benchmarks.searching import CPU, Searching
 from engine.index.exact import exact_search
 from engine.index.spec import IndexSpec

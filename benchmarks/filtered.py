@@ -27,7 +27,8 @@ import numpy as np
 from benchmarks.held_out import held_out, index_of
 from benchmarks.machine import RESULTS, table, write_result
 from benchmarks.peer_task import EF_CONSTRUCTION, F32, I64, M
-from benchmarks.search import QUERIES, K
+from benchmarks.points import K
+from benchmarks.search import QUERIES
 from engine.index import ivfpq
 from engine.index.exact import exact_search
 from engine.index.filter import Filter

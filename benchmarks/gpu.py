@@ -1,19 +1,23 @@
 """How fast on a GPU, against the goals: `python -m benchmarks.gpu --out DIR` writes DIR/gpu.md, within 10 minutes.
 
 In parts, each in a process of its own that leaves DIR/PART-DEVICE.json when it is whole; what is there is not measured
-again, so that the same command goes on. A part that would not end in time is not begun. First all parts on the GPU,
-then the same on this machine's CPU. `gpu.md` beside this file has what is expected, and why.
+again, so that the same command goes on, and the page is written anew after every part. A part that would not end in
+time is not begun. First of all, whether the answers are right; then all parts on the GPU, then the same on this
+machine's CPU. `gpu.md` beside this file has what is expected, and why.
 
 `--device cpu --photos 4000` runs what has a form for the CPU. Needs NumPy, CuPy, FAISS, Typer, pydantic and xxhash
 alone; the CPU's column Numba too. `.dat` files, store and indices lie in `--work` (DIR/work unless given; 20.5 and 23
-KB a photo) and stay there. Start with `benchmarks.gpu_check`. It has never run on a GPU.
+KB a photo) and stay there. It has never run on a GPU.
 """
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +101,9 @@ def jobs_of(options: argparse.Namespace, device: Device) -> list[Job]:
     ]  # fmt: skip
 
 
-def run_all(jobs: list[Job], options: argparse.Namespace) -> dict[str, str]:
-    """Each job in a process of its own within the time; by name why one has no result."""
-    end, missing = time.perf_counter() + 60 * options.minutes, {}
+def run_all(jobs: list[Job], options: argparse.Namespace, tell: Callable[[dict[str, str]], object]) -> dict[str, str]:
+    """Each job in a process of its own within the time; by name why one has no result. tell: asked after each."""
+    end, missing = time.perf_counter() + 60 * options.minutes, dict[str, str]()
     for job in jobs:
         if job.result() is not None:
             print(f"{job.name}: there already", flush=True)
@@ -109,8 +113,10 @@ def run_all(jobs: list[Job], options: argparse.Namespace) -> dict[str, str]:
             missing[job.name] = f"not begun: takes about {needs:.0f} s, {max(left, 0):.0f} s were left"
         else:
             missing[job.name] = _in_process(job, options, left)
+            tell(missing)
         print(f"{job.name}: {missing[job.name] or 'measured'}", flush=True)
-    return {name: why for name, why in missing.items() if why}
+        missing = {name: why for name, why in missing.items() if why}
+    return missing
 
 
 def _in_process(job: Job, options: argparse.Namespace, seconds: float) -> str:
@@ -119,13 +125,19 @@ def _in_process(job: Job, options: argparse.Namespace, seconds: float) -> str:
     words = ["--job", job.part, "--out", options.out.absolute(), "--work", setting.work, "--device", setting.device]
     words += ["--photos", setting.photos, "--queries", setting.queries]
     command = [sys.executable, "-m", "benchmarks.gpu", *map(str, words)]
+    # A session of its own, so that what the part itself has started ends with it.
+    done = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
-        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return f"stopped after {seconds:.0f} s: the time was up"
+        said = done.communicate(timeout=seconds)[1]
+    except BaseException as error:
+        os.killpg(done.pid, signal.SIGKILL)
+        done.communicate()
+        if isinstance(error, subprocess.TimeoutExpired):
+            return f"stopped after {seconds:.0f} s: the time was up"
+        raise
     if done.returncode:
-        (job.out / f"{job.name}.log").write_text(done.stderr)
-        last = done.stderr.strip().splitlines()[-1:] or ["nothing was said"]
+        (job.out / f"{job.name}.log").write_text(said)
+        last = said.strip().splitlines()[-1:] or ["nothing was said"]
         return f"failed ({done.returncode}): {last[0]}"
     return ""
 
@@ -157,20 +169,28 @@ def main(arguments: list[str] | None = None) -> int:
             Job(part=options.job, setting=setting, out=options.out).run()
             return 0
         jobs = jobs_of(options, device)
-        missing = run_all(jobs, options)
+        command = " ".join(["python -m benchmarks.gpu", *(sys.argv[1:] if arguments is None else arguments)])
+        facts_of_it = describe(device) | {"command": command}
+        every = jobs_of(argparse.Namespace(**vars(options) | {"parts": None}), device)  # also what was measured before
+        missing = run_all(jobs, options, lambda missing: write_page(every, facts_of_it, missing))
     except EngineError as error:
         print(f"gpu: {error}", file=sys.stderr)
         return 1
-    options.parts = None  # the page is about all that has been measured so far
-    results = {job.name: found["figures"] for job in jobs_of(options, device) if (found := job.result()) is not None}
-    command = " ".join(["python -m benchmarks.gpu", *(sys.argv[1:] if arguments is None else arguments)])
-    document = {"asked": jobs[0].asked, "machine": describe(device) | {"command": command}, "results": results,
-                "missing": missing}  # fmt: skip
-    (options.out / "gpu.json").write_text(json.dumps(document, indent=1) + "\n")
-    text = report(document, kind=device.kind)
-    (options.out / "gpu.md").write_text(text)
-    print(text)
-    return int(any(name.endswith(f"-{device.kind}") for name in missing))
+    print(write_page(every, facts_of_it, missing))
+    right = (every[0].result() or {}).get("figures", {}).get("agrees", True)
+    return int(not right or any(name.endswith(f"-{device.kind}") for name in missing))
+
+
+def write_page(every: list[Job], machine: dict[str, Any], missing: dict[str, str]) -> str:
+    """Write gpu.json and gpu.md of all that has been measured so far; the page."""
+    first = every[0]
+    results = {job.name: found["figures"] for job in every if (found := job.result()) is not None}
+    missing = {name: why for name, why in missing.items() if why}
+    document = {"asked": first.asked, "machine": machine, "results": results, "missing": missing}
+    (first.out / "gpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    text = report(document, kind=first.setting.device.kind)
+    (first.out / "gpu.md").write_text(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -40,18 +40,30 @@ from engine.index.build import build_index
 from engine.index.exact import exact_search
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
+from engine.jobs.parity import CPU, Side, check_parity
 from engine.store.dat import FC7_DIM, FC8_DIM, RECORD_BYTES, records
 from engine.store.synth import describe, features, synthesize
+from kernels import load
 
 Figures = dict[str, Any]
 ROOT = Path(__file__).parents[1]
-VERB = "from engine.cli.main import main; main()"  # the console script may not be installed where this runs
 DECODED, LAUNCHES = 65_536, 10
 GRID = tuple(product((8, 16, 32, 48, 64, 96, 128), (50, 100, 200, 300)))  # probes, candidates
 SINGLE = 1_000
 THRESHOLD = 0.95  # of `mirsearch dedup` for fc7
 ON_CPU = 1_000  # queries of an exact search there
 SURE = 16  # queries of which the truth is computed in float64
+
+
+def parity(setting: Setting) -> Figures:
+    """Kernels, an index, filters and exact search of the device held against the reference's, before all figures."""
+    sides = [
+        Side(name="reference", device=CPU, kernels=load("reference"), builds=False),
+        Side(name=str(setting.device), device=setting.device, kernels=setting.kernels),
+    ]
+    report = check_parity(sides)
+    return {"agrees": report.agrees, "checks": len(report.checks), "seconds": figure([report.seconds], "s"),
+            "differing": [f"{check.what}: off by {check.worst:.3g}" for check in report.differing]}  # fmt: skip
 
 
 def photos(setting: Setting) -> Figures:
@@ -129,7 +141,7 @@ def ingest(setting: Setting) -> Figures:
         shutil.rmtree(store, ignore_errors=True)
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(
-            [sys.executable, "-c", VERB, *map(str, words), "--json"],
+            [sys.executable, "-m", "engine.cli", *map(str, words), "--json"],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -157,18 +169,20 @@ def _only_cpu(setting: Setting) -> bool:
 
 def build(setting: Setting) -> Figures:
     """An index over fc7 of the store: seconds, by phase."""
-    store, phases = setting.store(), dict[str, list[float]]()
+    store, phases, memory = setting.store(), dict[str, list[float]](), list[float]()
 
     def run() -> None:
         name = f"bench-{setting.device.kind}"
         report = build_index(store, IndexSpec(layer=setting.layer), device=setting.device, name=name, force=True)
         phases.setdefault("whole", []).append(report.seconds)
+        memory.append(float(report.manifest.training.get("gpu_memory_mib", 0)))
         for key, value in report.manifest.training.items():
             if key.startswith("seconds_"):
                 phases.setdefault(key.removeprefix("seconds_"), []).append(float(value))
 
     taken = repeated(setting, run, warm=0)
-    return {"seconds": figure(taken, "s"), "phases": {name: figure(some, "s") for name, some in phases.items()}}
+    shown = {name: figure(some, "s") for name, some in phases.items()}
+    return {"seconds": figure(taken, "s"), "phases": shown, "gpu_memory": figure(memory, "MiB")}
 
 
 def search(setting: Setting) -> Figures:
@@ -272,8 +286,8 @@ def join(setting: Setting) -> Figures:
 
 
 PARTS: dict[str, Callable[[Setting], Figures]] = {
-    "photos": photos, "decode": decode, "ingest": ingest, "build": build, "exact": exact_part, "search": search,
-    "latency": latency, "join": join,
+    "parity": parity, "photos": photos, "decode": decode, "ingest": ingest, "build": build, "exact": exact_part,
+    "search": search, "latency": latency, "join": join,
 }  # fmt: skip
 
 
@@ -283,12 +297,12 @@ def expected_seconds(part: str, setting: Setting) -> float:
     if part == "photos":
         return 2 + million * (450 / cores + 40)
     if setting.device.kind == "cuda":
-        fixed, each = {"decode": (20, 0), "ingest": (10, 110), "build": (10, 45), "exact": (15, 60),
+        fixed, each = {"parity": (25, 0), "decode": (20, 0), "ingest": (10, 110), "build": (10, 45), "exact": (15, 60),
                        "search": (15, 25), "latency": (15, 15), "join": (10, 45), "peers": (20, 70)}[part]  # fmt: skip
         return fixed + each * million
     if part == "join":
         return 5 + 70_000 * million**2 / cores
-    fixed, each = {"decode": (10, 0), "ingest": (20, 400), "build": (20, 400), "exact": (5, 400), "search": (15, 200),
-                   "latency": (10, 40), "peers": (20, 900)}[part]  # fmt: skip
+    fixed, each = {"parity": (60, 0), "decode": (10, 0), "ingest": (20, 400), "build": (20, 400), "exact": (5, 400),
+                   "search": (15, 200), "latency": (10, 40), "peers": (20, 900)}[part]  # fmt: skip
     truth = 0.1 * setting.queries if part == "search" and not truth_path(setting).exists() else 0
     return fixed + (each + truth) * million / cores

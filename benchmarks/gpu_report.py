@@ -43,12 +43,22 @@ def report(document: dict[str, Any], *, kind: str) -> str:
         "" if holds else "The goals are those of 1,000,000 photos on a H200: here they say nothing."
     )
     rows = [_row(goal, results, kind, holds=holds) for goal in GOALS]
-    lines = [title, note, "", table(["figure", "goal", kind, "reached", "CPU"], rows), ""]
+    right = _right(results.get(f"parity-{kind}"))
+    lines = [title, right, "", note, "", table(["figure", "goal", kind, "reached", "CPU"], rows), ""]
     lines += _peers(results, kind)
     if document["missing"]:
         lines += ["## Not measured", "", *(f"- {name}: {why}" for name, why in document["missing"].items()), ""]
     lines += ["## Machine", "", *(f"- {key}: {value}" for key, value in document["machine"].items())]
     return "\n".join(lines) + "\n"
+
+
+def _right(parity: dict[str, Any] | None) -> str:
+    """Whether the answers are right, which stands above all figures."""
+    if parity is None:
+        return "Answers were not compared with the reference's (part `parity`)."
+    if parity["agrees"]:
+        return f"Answers: {parity['checks']} comparisons with the reference, all agree."
+    return f"**Answers differ from the reference's**: {'; '.join(parity['differing'])}."
 
 
 def _row(goal: Goal, results: dict[str, Any], kind: str, *, holds: bool) -> list[str]:

@@ -7,6 +7,7 @@ codes and raw rows: what an expert would set up by hand.
 import importlib
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,10 @@ class Mirsearch:
     def _name(self, task: Task) -> str:
         return f"bench-{task.layer}-{task.metric}-{self.refine}"
 
+    def folder(self, task: Task) -> Path:
+        """Where the index lies."""
+        return task.store.path / "indices" / self._name(task)
+
     def build(self, task: Task) -> None:
         """See `Peer.build`."""
         spec = IndexSpec(layer=task.layer, metric=task.metric, refine=self.refine)
@@ -81,7 +86,7 @@ class Mirsearch:
 
     def open(self, task: Task) -> None:
         """See `Peer.open`."""
-        self.index = Index.open(task.store.path / "indices" / self._name(task), device=CPU, store=task.store)
+        self.index = Index.open(self.folder(task), device=CPU, store=task.store)
 
     def search(self, queries: F32, k: int, setting: tuple[int, int]) -> I64:
         """See `Peer.search`."""

@@ -17,47 +17,27 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.in_turn import measure_in_turn
 from benchmarks.ingest import sample
 from benchmarks.machine import RESULTS, table, write_result
 from benchmarks.peer_autofaiss import PYTHON, Autofaiss
 from benchmarks.peer_ours import Rival
-from benchmarks.peer_task import CPU, F32, I64, Peer, Task
+from benchmarks.peer_task import CPU, F32, Peer, Task
 from benchmarks.peers import PEERS
-from engine.index.exact import exact_search
+from benchmarks.points import K, Point, Recall, at_recall, measure
 from engine.jobs.import_vectors import ImportSpec, import_vectors
 from engine.store.dat import PHOTOS_PER_FOLDER
 from engine.store.ingest import ingest
 from engine.store.store import Store
 from engine.store.synth import features
-from kernels import Codes, load
 
-K, QUERIES, SINGLES = 10, 1_000, 300
+QUERIES = 1_000
 TARGETS = (0.90, 0.95, 0.98, 0.99)
-
-
-@dataclass
-class Point:
-    """One setting of one peer."""
-
-    peer: str
-    name: str
-    setting: Any
-    queries: int
-    recall: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    singles: list[Any] = field(default_factory=list)
-
-    @property
-    def qps(self) -> float:
-        """Queries per second."""
-        return self.queries / statistics.median(self.seconds)
 
 
 def collection(folder: Path, photos: int, layer: str) -> tuple[Store, F32]:
@@ -106,67 +86,6 @@ def build(task: Task, name: str) -> dict[str, float]:
     files = [task.folder / "index", *(task.folder / "index").glob("*")]
     found["bytes"] = sum(file.stat().st_size for file in files if file.is_file())
     return found
-
-
-class Recall:
-    """Of answers, against the exact one."""
-
-    def __init__(self, task: Task, queries: F32) -> None:
-        self.task, self.queries, self.kernels = task, queries, load(CPU)
-        truth = exact_search(task.store, task.layer, queries, K, metric=task.metric, kernels=self.kernels)
-        least = truth.scores[:, -1].astype(np.float64)
-        self.least = least - 1e-6 * np.abs(least)
-
-    def __call__(self, found: I64) -> float:
-        """Of rows (q, k), k ≥ 10."""
-        found = np.where(np.arange(found.shape[1]) < K, found, -1)
-        _, scores = self.kernels.rerank(self.queries, found, Codes(self.task.rows), self.task.metric, K)
-        return float((scores >= self.least[:, None]).mean())
-
-
-def measure(peers: dict[str, Peer], queries: F32, recall: Recall, rounds: int) -> list[Point]:
-    """Every setting of every peer."""
-    points = [
-        Point(name, label, setting, len(queries)) for name, peer in peers.items() for label, setting in peer.settings
-    ]
-    for point in points:
-        point.recall = recall(peers[point.peer].search(queries, K, point.setting))
-        print(f"{point.peer}, {point.name}: recall {point.recall:.4f}", flush=True)
-    chosen = {id(best) for name in peers if (best := quickest_so_far(points, name, 0.95))}
-    for number in range(rounds):
-        print(f"round {number + 1} of {rounds}", flush=True)
-        for point in points:
-            peer = peers[point.peer]
-            if point.peer == "exact" and number:
-                continue
-            started = time.perf_counter()
-            peer.search(queries, K, point.setting)
-            point.seconds.append(time.perf_counter() - started)
-            if id(point) in chosen:
-                point.singles.append(one_by_one(peer, queries, point.setting, 20 if point.peer == "exact" else SINGLES))
-    return points
-
-
-def quickest_so_far(points: list[Point], peer: str, least: float) -> Point | None:
-    """The first setting, which are in order from quick to thorough, that reaches a recall."""
-    return next((point for point in points if point.peer == peer and point.recall >= least), None)
-
-
-def one_by_one(peer: Peer, queries: F32, setting: Any, count: int) -> Any:
-    """Milliseconds of single queries (count,)."""
-    taken = np.empty(count)
-    for i in range(-5, count):
-        started = time.perf_counter()
-        peer.search(queries[i % len(queries)][None], K, setting)
-        if i >= 0:
-            taken[i] = (time.perf_counter() - started) * 1e3
-    return taken
-
-
-def at_recall(points: list[Point], peer: str, least: float) -> Point | None:
-    """The setting of most throughput that reaches a recall."""
-    good = [point for point in points if point.peer == peer and point.recall >= least and point.seconds]
-    return max(good, key=lambda point: point.qps, default=None)
 
 
 def report(points: list[Point], facts: dict[str, dict[str, float]], rows: int) -> str:
@@ -242,7 +161,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=[name for name in PEERS if name != "autofaiss"], choices=PEERS)
     parser.add_argument("--autofaiss", metavar="PYTHON", help="that has autofaiss (see peer_autofaiss.py); joins it")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--suffix", default="", help="of the result's name, where memory holds not all peers at once")
+    parser.add_argument("--in-turn", action="store_true", help="each alone: where memory holds not all at once")
+    parser.add_argument("--remark", default="", help="what a reader of the result must know")
+    parser.add_argument("--suffix", default="", help="of the result's name")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
     if options.set:
@@ -251,7 +172,7 @@ def main() -> None:
     else:
         store, queries = collection(options.dir, options.photos, options.layer)
     what = options.set.stem if options.set else options.layer
-    facts, peers = {}, {}
+    facts, peers, tasks = {}, dict[str, Peer](), dict[str, Task]()
     if options.autofaiss:
         os.environ[PYTHON] = options.autofaiss
         options.peers.append("autofaiss")
@@ -260,15 +181,19 @@ def main() -> None:
         task = Task(store=store, layer=options.layer, metric=options.metric, folder=folder)
         print(f"build {name}", flush=True)
         facts[name] = build(task, name)
-        peers[name] = PEERS[name]
-        peers[name].open(task)
+        tasks[name], peers[name] = task, PEERS[name]
+        if not options.in_turn:
+            peers[name].open(task)
         if isinstance(peer := peers[name], Rival):  # whose candidates are compared by our codes
             facts[name]["bytes"] += sum(
-                part.bytes for file, part in peer.ours.index.manifest.parts.items() if file.startswith("refine")
+                file.stat().st_size for file in peer.ours.folder(task).iterdir() if file.name.startswith("refine")
             )
-    recall = Recall(task, queries)
-    points = measure(peers, queries, recall, options.rounds)
     name = f"search-{what}-{options.metric}-{len(store)}{options.suffix}"
+    if options.in_turn:
+        np.save(asked := options.dir / f"{name}-queries.npy", queries)
+        points = measure_in_turn(tasks, asked, options.rounds)
+    else:
+        points = measure(peers, queries, Recall(task, queries), options.rounds)
     RESULTS.mkdir(exist_ok=True)
     title = f"{what}, {options.metric}, {len(store):,} {'rows' if options.set else 'photos'}, k = {K}"
     draw(points, title, RESULTS / f"{name}.png")
@@ -277,6 +202,8 @@ def main() -> None:
         "points": [{"peer": p.peer, "setting": p.name, "recall": p.recall, "seconds": p.seconds} for p in points],
     }
     text = f"# {title}\n\n![queries per second over recall]({name}.png)\n\n{report(points, facts, len(store))}"
+    if options.remark:
+        text += f"\n\n{options.remark}"
     write_result(name, document, text)
 
 

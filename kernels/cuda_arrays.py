@@ -140,7 +140,7 @@ def page_locked(shape: tuple[int, ...], dtype: Any) -> npt.NDArray[Any]:
 @on_gpu
 def resident(codes: Codes) -> Codes:
     """The codes on the GPU where they take no more than a part of its free memory, else as they are."""
-    if sum(getattr(part, "nbytes", 0) for part in codes) > RESIDENT_SHARE * _free():
+    if sum(getattr(part, "nbytes", 0) for part in codes) > RESIDENT_SHARE * free_memory():
         return codes
     try:
         return codes.each(upload)
@@ -148,7 +148,7 @@ def resident(codes: Codes) -> Codes:
         return codes
 
 
-def _free() -> int:
+def free_memory() -> int:
     """Bytes that arrays may still take: of the GPU, and of the limit that was set."""
     pool, free = cupy.get_default_memory_pool(), int(cupy.cuda.runtime.memGetInfo()[0])
     limit = int(pool.get_limit())

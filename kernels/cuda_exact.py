@@ -13,6 +13,7 @@ from kernels.contract import F32, I64, Blocks, Metric, Nearest
 from kernels.cuda_arrays import (
     THREADS,
     chosen_gpu,
+    free_memory,
     here,
     is_on_gpu,
     launch,
@@ -25,11 +26,11 @@ from kernels.cuda_arrays import (
 from kernels.cuda_rerank import best_first
 from kernels.tiles import Found, Operand, Tile, scaled
 
-_SIDE = 8192  # of a tile: 256 MiB of products
+_SIDE = 8192  # of a tile's columns: 512 MiB of products
 _CAPACITY = 1 << 22  # places for what is found in a tile, 12 bytes each
 _EACH = 8  # as in above.cu
 _FREE_SHARE = 0.5  # of the free memory, for the operands that a join keeps
-_TILE_SHARE = 0.2  # of it, for a tile
+_TILE_SHARE = 0.1  # of it, for a tile; to choose the best of its first columns takes up to five times as much
 
 
 class GpuTiles:
@@ -39,10 +40,11 @@ class GpuTiles:
     narrow = 4096
 
     def __init__(self, side: int = _SIDE, capacity: int = _CAPACITY) -> None:
-        free = cupy.cuda.runtime.memGetInfo()[0]
-        while side > 256 and 4 * side * side > _TILE_SHARE * free:
+        free = free_memory()
+        while side > 256 and 4 * 2 * side * side > _TILE_SHARE * free:
             side //= 2
-        self.lines = self.columns = side
+        # Twice as many lines: the queries of a batch in one tile, since what follows each product has to wait for it.
+        self.lines, self.columns = 2 * side, side
         self.room = int(_FREE_SHARE * free)
         self.capacity = capacity
         self.places = [cupy.empty(capacity, dtype) for dtype in (cupy.int32, cupy.int32, cupy.float32)]

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -69,6 +69,16 @@ def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
+def _limited_blas() -> Any:
+    """The BLAS with one thread, until it is left; as it was on a GPU host that lacks what sets it."""
+    try:
+        limit = _blas().limit(limits=1)
+    except ImportError:
+        limit = nullcontext()
+    limit.__enter__()
+    return limit
+
+
 @cache
 def _holder() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="blas")
@@ -83,7 +93,7 @@ def _one_blas_thread() -> Iterator[None]:
     global _users, _limit
     with _lock:
         if not _users:
-            _limit = _holder().submit(lambda: _blas().limit(limits=1).__enter__()).result()
+            _limit = _holder().submit(_limited_blas).result()
         _users += 1
     try:
         yield

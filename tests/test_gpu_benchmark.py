@@ -1,9 +1,11 @@
 """The benchmark for GPU hosts, as far as it goes without one: every part on the CPU, the page, and going on."""
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +44,7 @@ def test_every_part_gives_its_figures(done):
     for part in ("ingest", "build", "exact", "join"):
         assert found[part]["seconds"]["least"] > 0 and found[part]["seconds"]["runs"] >= 1
     assert found["ingest"]["said"]["photos"] == PHOTOS and 0 < found["ingest"]["system_share"]["median"] < 1
+    assert found["parity"]["agrees"] and found["parity"]["checks"] > 30
     assert found["decode"]["kernel_share"]["median"] > 0
     assert found["exact"]["recall"] == 1
     assert found["search"]["recall"] >= 0.95 and found["search"]["queries_per_second"]["runs"] == 2
@@ -82,13 +85,18 @@ def test_answers_that_name_a_photo_twice_count_once(done):
 def test_the_page_says_what_was_reached():
     figures = {"seconds": figure([9.0, 8.0, 30.0], "s")}
     asked = {"photos": 1_000_000, "queries": 10, "device": "cuda:0"}
-    document = {"asked": asked, "machine": {"gpu": "one"}, "missing": {"join-cuda": "not begun"},
-                "results": {"build-cuda": figures, "build-cpu": {"seconds": figure([70.0], "s")},
-                            "exact-cuda": {"seconds": figure([1.0], "s"), "recall": 1.0}}}  # fmt: skip
+    results = {"build-cuda": figures, "build-cpu": {"seconds": figure([70.0], "s")},
+               "exact-cuda": {"seconds": figure([1.0], "s"), "recall": 1.0}}  # fmt: skip
+    document = {"asked": asked, "machine": {"gpu": "one"}, "missing": {"join-cuda": "not begun"}, "results": results}
     page = gpu_report.report(document, kind="cuda")
     assert "| build from the store, s | ≤ 10 | 9 (8 – 30; 3) | yes | 70 (70 – 70; 1) |" in page
     assert "| exact, rows on the device, s | ≤ 0.4 | 1 (1 – 1; 1) | no |" in page
     assert "| exact, recall | ≥ 1 | 1 | yes |" in page and "- join-cuda: not begun" in page
+    assert "were not compared" in page
+    results["parity-cuda"] = {"agrees": True, "checks": 70, "differing": []}
+    assert "70 comparisons with the reference, all agree" in gpu_report.report(document, kind="cuda")
+    results["parity-cuda"] = {"agrees": False, "checks": 70, "differing": ["rerank: off by 1"]}
+    assert "**Answers differ from the reference's**: rerank: off by 1." in gpu_report.report(document, kind="cuda")
     document["asked"] = asked | {"photos": 5000}
     assert "yes" not in gpu_report.report(document, kind="cuda")
 
@@ -110,6 +118,33 @@ def test_what_is_there_is_not_measured_again_and_what_takes_too_long_not_begun(t
     assert gpu.main([*words, "build"]) == 1  # there is no store: one line, and the run goes on
     assert "build-cpu: failed (1): gpu: " in (out := capsys.readouterr().out) and "Add ingest to --parts" in out
     assert gpu.main([*words, "nonsense"]) == 1 and "--parts nonsense" in capsys.readouterr().err
+
+
+def test_a_part_that_takes_too_long_ends_with_all_that_it_has_started(tmp_path, monkeypatch):
+    program = tmp_path / "sleeper"
+    program.write_text("#!/bin/sh\nsleep 600 & echo $! > $(dirname $0)/child\nwait\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    setting = Setting(work=tmp_path, device=CPU, photos=10, queries=5)
+    options = argparse.Namespace(out=tmp_path)
+    assert gpu._in_process(gpu.Job(part="decode", setting=setting, out=tmp_path), options, 1.0).startswith("stopped")
+    child = int((tmp_path / "child").read_text())
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split(") ")[1][0] == "Z"
+
+
+def test_the_page_is_there_after_every_part(tmp_path, monkeypatch):
+    seen = []
+
+    def ends(job, options, seconds):
+        seen.append((tmp_path / "gpu.md").exists())
+        return "failed (1): planned"
+
+    monkeypatch.setattr(gpu, "_in_process", ends)
+    words = ["--out", str(tmp_path), "--device", "cpu", "--photos", "1000", "--queries", "10"]
+    assert gpu.main([*words, "--parts", "decode,build"]) == 1
+    assert seen == [False, True] and "- build-cpu: failed (1): planned" in (tmp_path / "gpu.md").read_text()
+    assert "- decode-cpu: failed (1): planned" in (tmp_path / "gpu.md").read_text()
 
 
 def test_another_number_of_photos_is_measured_again(tmp_path):

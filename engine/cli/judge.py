@@ -156,6 +156,9 @@ def dedup(
     truth: Annotated[
         Path | None, typer.Option("--truth", help="truth.jsonl of a sample collection.", show_default=False)
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare every photo with every other, not through the index.")
+    ] = False,
     name: NameOption = None,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
@@ -170,7 +173,7 @@ def dedup(
     from engine.jobs.dedup import DedupSpec, find_duplicates, score_against_truth
     from engine.jobs.report import check_outputs, write_duplicates
 
-    spec = DedupSpec(threshold=threshold)
+    spec = DedupSpec(threshold=threshold, exact=exact)
     if truth and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file, expected the truth.jsonl of a sample collection")
     layer, index_path = index_folder(store, layer, name)

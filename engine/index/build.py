@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from engine.errors import IndexUnusableError, InputError
-from engine.index import ivfpq, reduce, shards
+from engine.index import ahead, ivfpq, reduce, shards
 from engine.index.manifest import IndexManifest, Part, Shard, read_index_manifest, write_index_manifest
 from engine.index.parts import CodeWriter, Old, PartFile, sum_file
 from engine.index.spec import IndexSpec, default_probes, default_rerank
@@ -276,8 +276,7 @@ class Build:
     ) -> None:
         """Add the store's rows (start, stop) to a shard, and write their codes."""
         block = max(min(BLOCK_ROWS, BLOCK_BYTES // (4 * self.data.shape[1])), 1)
-        for at in range(*rows, block):
-            part = self.kernels.to_device(np.ascontiguousarray(self.data[at : min(at + block, rows[1])]))
+        for at, part in ahead.blocks(self.data, rows, block, self.kernels):
             self.add_block(shard, (part, at), reduction, writers)
             npy.forget(self.data)
             self.progress("add rows", at + len(part), rows[1])

@@ -14,8 +14,12 @@ from engine.progress import Progress, silent
 from engine.store.store import Store
 from kernels import Codes, Kernels, Metric, dense
 from kernels.contract import Blocks, Nearest
+from kernels.device import array_module
 
 BLOCK_ROWS, BLOCK_BYTES, BLOCK_QUERIES = 8192, 128 << 20, 1024
+# On a GPU a block of queries takes the way of all rows to it; this many candidates bound its size.
+QUERIES_ON_GPU, CANDIDATES_ON_GPU = 16_384, 1 << 22
+BRING_ROWS = 1000  # queries for which it pays to bring the raw rows to a GPU as a whole
 WIDER = 8  # times as many candidates, for queries of which rounding may have hidden a row
 Mask = npt.NDArray[np.bool_] | None
 
@@ -31,26 +35,31 @@ def exact_search(
     exclude: npt.NDArray[np.int64] | None = None,
     within: Filter | None = None,
     progress: Progress = silent,
+    rows: Any = None,
 ) -> SearchResult:
     """The k nearest rows of the whole layer for each query (q, dim), with exact scores; never a removed photo.
 
-    within: the rows that may be in an answer; all that are not removed, unless given.
+    within: the rows that may be in an answer; all that are not removed, unless given. rows: the layer's, (n, dim)
+    float32, where they lie on the device already; for many queries they are brought there if they fit.
 
     exclude: (q,) photo ids, one for each query, that must not be in its answer (−1 for none). Matrix products (in half
     precision on CUDA) find somewhat more than k rows; their scores are then computed one by one, as those of an index
     are. Where the two disagree so much that a row may have been missed, the product is taken again in float64.
     """
-    data = store.layer(layer)
+    data, block = store.layer(layer) if rows is None else rows, BLOCK_QUERIES
     removed = store.removed if within is None else ~within.mask
     banned = excluded_rows(store, exclude, len(queries))
-    rows = np.full((len(queries), k), -1, np.int64)
+    if kernels.xp is not np:
+        block = max(min(QUERIES_ON_GPU, CANDIDATES_ON_GPU // (WIDER * k + 1)), 1)
+        data = kernels.resident(Codes(data)).values if len(queries) >= BRING_ROWS else data
+    found = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
-    for start in range(0, len(queries), BLOCK_QUERIES):
-        part = np.s_[start : start + BLOCK_QUERIES]
+    for start in range(0, len(queries), block):
+        part = np.s_[start : start + block]
         progress("exact search", start, len(queries), unit="queries")
-        rows[part], scores[part] = compare(data, queries[part], banned[part], k, metric, kernels, removed=removed)
+        found[part], scores[part] = compare(data, queries[part], banned[part], k, metric, kernels, removed=removed)
     progress("exact search", len(queries), len(queries), unit="queries")
-    return SearchResult.of_rows(store, rows, scores)
+    return SearchResult.of_rows(store, found, scores)
 
 
 def excluded_rows(store: Store, exclude: npt.NDArray[np.int64] | None, queries: int) -> npt.NDArray[np.int64]:
@@ -75,7 +84,7 @@ def compare(
     *,
     removed: Mask = None,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The best k rows of data (n, dim) and their exact scores, (q, k), for one block of queries.
+    """The best k rows of data (n, dim), on the host or the device, and their exact scores, (q, k), on the host.
 
     banned: (q,) the row that each query must not be answered with. removed: (n,) rows that are in no answer.
     """
@@ -91,7 +100,8 @@ def compare(
         again = again[doubtful(found, *every, k)]
         if not len(again):
             return rows, scores
-    candidates = _closest_in_float64(blocks, queries[again].astype(np.float64), banned[again], k, metric)
+    on_host: Blocks = lambda: ((numbers, kernels.to_host(block)) for numbers, block in blocks())  # noqa: E731
+    candidates = _closest_in_float64(on_host, queries[again].astype(np.float64), banned[again], k, metric)
     rows[again], scores[again] = kernels.rerank(queries[again], candidates, Codes(data), metric, k)
     return rows, scores
 
@@ -141,7 +151,7 @@ def _blocks(data: Any, removed: Mask) -> Iterator[tuple[npt.NDArray[np.int64], A
         if removed is None or not removed[start : start + size].any():
             yield np.arange(start, start + len(block)), block
         elif len(here := np.flatnonzero(~removed[start : start + size])):
-            yield start + here, block[here]
+            yield start + here, block[array_module(block).asarray(here)]
 
 
 def _closest_in_float64(

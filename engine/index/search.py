@@ -15,7 +15,7 @@ from engine.errors import EngineError, IndexUnusableError, InputError, StoreErro
 from engine.index import ivfpq, shards
 from engine.index.asked import Asked, kept, of_size_one
 from engine.index.device import failing_clearly, settle
-from engine.index.exact import compare, exact_search, excluded_rows
+from engine.index.exact import BRING_ROWS, compare, exact_search, excluded_rows
 from engine.index.filter import Filter
 from engine.index.manifest import IndexManifest, build_words, grown, read_index_manifest, stale
 from engine.index.opening import check_parts, open_codes, open_reduction, which
@@ -33,7 +33,6 @@ LOOKS = 10  # how often an index may be replaced while it is being opened
 BLOCK_QUERIES, BLOCK_CANDIDATES = 1024, 1 << 22  # of one thread
 SPAN_QUERIES = 4  # fewer are not worth waking a thread for
 BLOCK_ON_GPU = 16_384  # queries
-BRING_ROWS = 1000  # queries of a search for which it pays to bring the raw rows to a GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,14 +114,17 @@ class Index:
         lists, photos = self.manifest.spec.lists or 1, self.photos if within is None else within.count
         if spec.recall == 1 or (spec.recall and not self.shards):
             return lists, max(photos, 1)
-        point = self._tuned_point(spec)
-        if point is None:
-            wanted = max(self.manifest.rerank, default_rerank(spec.k, photos, self.manifest.spec.metric))
-        else:
-            wanted = math.ceil(point.rerank * max(spec.k / TUNED_K, 1))
+        own, wanted = (
+            self.manifest.probes,
+            max(self.manifest.rerank, default_rerank(spec.k, photos, self.manifest.spec.metric)),
+        )
+        if point := self._tuned_point(spec):
+            # Measured over all photos, it promises nothing of a part of them, which may lie together: never less there.
+            least = (own, wanted) if photos < self.photos else (0, 0)
+            own = max(point.probes, least[0])
+            wanted = max(math.ceil(point.rerank * max(spec.k / TUNED_K, 1)), least[1])
         chosen = max(min(wanted, ivfpq.most_candidates(self.device, photos)), spec.k)
         rerank = min(spec.rerank or chosen, photos)
-        own = self.manifest.probes if point is None else point.probes
         probes = spec.probes or self._probes(own, spec.k, rerank, photos)
         return min(probes, lists), max(rerank, 1)
 
@@ -185,7 +187,7 @@ class Index:
             metric = self.manifest.spec.metric
             result = exact_search(
                 self.store, self.layer, self.kernels.to_host(rows), spec.k, metric=metric, kernels=self.kernels,
-                exclude=banned, within=within, progress=progress,
+                exclude=banned, within=within, progress=progress, rows=self._raw(len(rows)).values,
             )  # fmt: skip
             return result.to(self.kernels.to_device) if there else result
         most = probes if spec.probes else self.most_probes

@@ -12,13 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
+from engine.index.device import failing_clearly
 from engine.index.exact import exact_search
 from engine.index.search import Index
 from engine.index.spec import SearchSpec
+from engine.jobs.dedup_exact import every_pair
 from engine.jobs.groups import DuplicateGroup, equal_rows, expand, group_photos
 from engine.progress import Progress, silent
 from engine.store.synth_copies import KINDS
 from kernels import Codes
+from kernels.contract import TooManyPairsError
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -47,12 +50,14 @@ class DedupSpec:
 
     threshold: least cosine of the raw rows, in (0, 1], whatever the metric of the index; None is the default of the
     layer (fc7 0.95, fc8 0.975, others 0.95). neighbors: how many are looked at first; a photo whose neighbours are all
-    duplicates is searched again with twice as many. search: probes and candidates (its k is not used).
+    duplicates is searched again with twice as many. search: probes and candidates (its k is not used). exact: compare
+    every photo with every other instead, which misses none and takes time by the square of their number.
     """
 
     threshold: float | None = None
     neighbors: int = 32
     search: SearchSpec | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold <= 1:
@@ -72,7 +77,8 @@ class Duplicates:
     pairs: (m, 2) int64 photo ids, a < b, ascending, each once. scores: (m,) float32, their cosines. groups: by size
     descending. copies: (c, 2) int64, each photo whose row has the very same bytes as that of a lower photo id, and the
     lowest such id. photos: in the store, without the removed ones, which are in nothing here. searched_again: photos
-    whose first neighbours were all duplicates. seconds: by phase. layer, metric, device: of the index.
+    whose first neighbours were all duplicates. seconds: by phase. layer, metric, device: of the index. exact: every
+    photo was compared with every other.
     """
 
     pairs: I64
@@ -86,6 +92,7 @@ class Duplicates:
     layer: str
     metric: str
     device: str
+    exact: bool = False
 
     @property
     def grouped(self) -> int:
@@ -121,7 +128,7 @@ def find_duplicates(index: Index, spec: DedupSpec | None = None, progress: Progr
     return Duplicates(
         pairs=pairs, scores=scores, groups=groups, copies=copies, threshold=threshold, photos=store.photos,
         searched_again=searched_again, layer=layer, metric=index.manifest.spec.metric, device=str(index.device),
-        seconds={"checksums": summed - started, "search": joined - summed, "group": ended - joined},
+        exact=spec.exact, seconds={"checksums": summed - started, "search": joined - summed, "group": ended - joined},
     )  # fmt: skip
 
 
@@ -139,6 +146,8 @@ class _Join:
     def run(self) -> tuple[I64, F32, int]:
         """Pairs (m, 2) of distinct rows, each the lowest of its class; scores (m,); how many were searched again."""
         waiting, k, again = np.unique(self.lowest[self.lowest >= 0]), min(self.spec.neighbors, self.most), 0
+        if self.spec.exact:
+            return *self._every_pair(waiting), 0
         while len(waiting) and k:
             full = [self._block(rows, k) for rows in self._blocks(waiting, k)]
             waiting = np.concatenate(full)
@@ -148,6 +157,22 @@ class _Join:
         scores = np.concatenate([np.empty(0, np.float32), *self._scores])
         keys, first = np.unique(keys, return_index=True)  # most pairs were found from both sides
         return np.stack(np.divmod(keys, len(self.index)), axis=1), scores[first], again
+
+    def _every_pair(self, rows: I64) -> tuple[I64, F32]:
+        index, data = self.index, self.index.store.layer(self.index.layer)
+        try:
+            with failing_clearly(index.device, "compare all pairs"):
+                return every_pair(
+                    data, rows, self.threshold, index.kernels, most=2 * MOST_PAIRS, progress=self.progress
+                )
+        except TooManyPairsError:
+            raise self._too_many() from None
+
+    def _too_many(self) -> InputError:
+        return InputError(
+            f"--threshold {self.threshold:g}: more than {MOST_PAIRS:,} pairs of {self.index.layer} have such a "
+            "cosine, too many to be duplicates. Give a higher one."
+        )
 
     def _blocks(self, rows: I64, k: int) -> Iterator[I64]:
         size = max(1, min(BLOCK_QUERIES, BLOCK_ENTRIES // k))
@@ -172,10 +197,7 @@ class _Join:
         self._scores.append(scores[who, place][other][first])
         self._count += len(keys)
         if self._count > 2 * MOST_PAIRS:  # most pairs are found from both sides
-            raise InputError(
-                f"--threshold {self.threshold:g}: more than {MOST_PAIRS:,} pairs of {self.index.layer} have such a "
-                "cosine, too many to be duplicates. Give a higher one."
-            )
+            raise self._too_many()
         return rows[cut]
 
     def _neighbors(self, rows: I64, k: int) -> tuple[I64, F32]:

@@ -132,6 +132,7 @@ def _summary(duplicates: Duplicates, store: Store, truth: TruthReport | None) ->
         "layer": duplicates.layer,
         "metric": duplicates.metric,
         "device": duplicates.device,
+        "exact": duplicates.exact,
         "threshold": duplicates.threshold,
         "photos": duplicates.photos,
         "pairs": len(duplicates.pairs),
@@ -145,6 +146,10 @@ def _summary(duplicates: Duplicates, store: Store, truth: TruthReport | None) ->
     }
 
 
+def _way(summary: dict[str, Any]) -> str:
+    return "by comparing all pairs" if summary["exact"] else f"through a {summary['metric']} index"
+
+
 def _page(duplicates: Duplicates, summary: dict[str, Any], images: Path | None) -> str:
     """The whole page. The data come last: nothing in them can be taken for a placeholder."""
     listed = _listed(duplicates)
@@ -155,7 +160,7 @@ def _page(duplicates: Duplicates, summary: dict[str, Any], images: Path | None) 
         "TITLE": page_text(f"Duplicates in {Path(summary['store']).name or summary['store']}"),
         "SUBTITLE": page_text(
             f"{summary['layer']}, cosine of at least {_short(duplicates.threshold)}; "
-            f"found through a {summary['metric']} index on {summary['device']}; mirsearch {VERSION}"
+            f"found {_way(summary)} on {summary['device']}; mirsearch {VERSION}"
         ),
         "FIGURES": _figures(summary),
         "TRUTH": _truth_table(summary["truth"]) if summary["truth"] else "",
@@ -256,7 +261,7 @@ def _figures(summary: dict[str, Any]) -> str:
         ("Pairs", f"{summary['pairs']:,}", f"{summary['photos_identical_to_another']:,} photos equal another exactly"),
         ("Threshold", f"{_short(summary['threshold'])}", f"cosine of raw {summary['layer']}"),
         ("Time", f"{seconds:,.1f} s", rate),
-        ("Device", summary["device"], f"{summary['metric']} index"),
+        ("Device", summary["device"], _way(summary)),
     ]
     return "\n".join(
         f"<div><dt>{page_text(name)}</dt><dd>{page_text(value)}</dd><dd class=note>{page_text(note)}</dd></div>"

@@ -161,7 +161,9 @@ class FakeCupy(emulated.Cupy):
         def free() -> None:
             self.machine.log.append(("pool", "free"))
 
-        return types.SimpleNamespace(free_all_blocks=free, get_limit=lambda: 0, used_bytes=lambda: 0)
+        return types.SimpleNamespace(
+            free_all_blocks=free, get_limit=lambda: 0, used_bytes=lambda: 0, set_limit=lambda size: None
+        )
 
 
 def pretend(monkeypatch: Any, machine: Machine) -> None:
@@ -331,6 +333,13 @@ class Index:
     def train_c(self, n: int, rows: Any) -> None:
         self.used_here()
         self.host.train_c(n, rows)
+
+    ntotal = property(lambda self: self.host.ntotal)
+
+    def add_c(self, n: int, rows: Any) -> None:
+        self.used_here()
+        self.host.add_c(n, rows)
+        self._account()
 
     def add_with_ids_c(self, n: int, rows: Any, ids: Any) -> None:
         self.used_here()

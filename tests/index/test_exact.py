@@ -1,5 +1,7 @@
 """Exact search is exact: against the textbook in float64, for features of any size, at every border of its blocks."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,14 +13,19 @@ from engine.index.exact import exact_search
 from engine.store.store import Store
 from kernels import load
 from tests.builders import Array, make_store, oracle_scores
+from tests.index.removal import mark_removed
+from tests.kernels import emulated
+from tests.kernels.conftest import emulated_or_skip
 
 METRICS = ["cosine", "ip", "l2"]
 
 
-def check(store: Store, layer: str, queries: Array, k: int, metric: str, *, banned: Array | None = None) -> None:
+def check(
+    store: Store, layer: str, queries: Array, k: int, metric: str, *, banned: Array | None = None, kernels: Any = None
+) -> None:
     """Every answer has its true score, no better row is missing, no row comes twice, best first, ties by row."""
     result = exact_search(
-        store, layer, queries, k, metric=metric, kernels=load("cpu"),  # type: ignore[arg-type]
+        store, layer, queries, k, metric=metric, kernels=kernels or load("cpu"),  # type: ignore[arg-type]
         exclude=None if banned is None else np.where(banned >= 0, store.photo_ids[banned], -1),
     )  # fmt: skip
     assert result.photo_ids.shape == result.scores.shape == (len(queries), k)
@@ -143,3 +150,45 @@ def test_excluding_another_number_of_photos_is_refused(photos, exclude):
         exact_search(
             photos, "fc7", photos.fc7[:2], 5, metric="cosine", kernels=load("cpu"), exclude=np.array(exclude)
         )  # fmt: skip
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, kernels: Any, name: str) -> list[Any]:
+    """What a kernel is given first, each time."""
+    seen: list[Any] = []
+    function = getattr(kernels, name)
+
+    def counting(first: Any, *more: Any) -> Any:
+        seen.append(first)
+        return function(first, *more)
+
+    monkeypatch.setattr(kernels, name, counting)
+    return seen
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bring", [1, 1000])
+def test_on_a_device_the_rows_go_there_as_a_whole_for_many_queries(tmp_path, monkeypatch, metric, bring):
+    monkeypatch.setattr(exact, "BRING_ROWS", bring)
+    monkeypatch.setattr(exact, "QUERIES_ON_GPU", 5)
+    monkeypatch.setattr(exact, "BLOCK_ROWS", 100)
+    kernels, random = emulated_or_skip(), np.random.default_rng(4)
+    data, queries = random.standard_normal((250, 20)).astype(np.float32), random.standard_normal((12, 20))
+    store = mark_removed(make_store(tmp_path / "store", {"x": data}), [3, 77, 249])
+    whole = counted(monkeypatch, kernels, "resident")
+    found = exact_search(store, "x", queries.astype(np.float32), 8, metric=metric, kernels=kernels)
+    assert len(whole) == (bring == 1)
+    for i, query in enumerate(queries.astype(np.float32)):
+        true = oracle_scores(query, data, metric)
+        true[[3, 77, 249]] = -np.inf
+        np.testing.assert_array_equal(found.photo_ids[i], store.photo_ids[np.argsort(-true, kind="stable")[:8]])
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_rows_on_a_device_come_back_where_products_say_too_little(tmp_path, monkeypatch, metric):
+    kernels, random = emulated_or_skip(), np.random.default_rng(3)
+    data = (random.standard_normal((600, 64)) * 1e-4 + 1).astype(np.float32)
+    store = make_store(tmp_path / "store", {"x": data})
+    monkeypatch.setattr(exact, "BRING_ROWS", 1)
+    back = counted(monkeypatch, kernels, "to_host")
+    check(store, "x", data[:4], 10, metric, kernels=kernels)
+    assert back and all(isinstance(rows, emulated.DeviceArray) for rows in back)

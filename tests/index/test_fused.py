@@ -27,6 +27,7 @@ METRICS = ("cosine", "ip", "l2")
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """2,000 photos whose layers agree as those of one network do; an index of each by every metric."""
+    pytest.importorskip("numba")
     fc7 = clustered(ROWS, 48, seed=1, relu=True)
     mixed = fc7 @ np.random.default_rng(2).standard_normal((48, 24)).astype(np.float32)
     fc8 = mixed / mixed.std() + 0.3 * clustered(ROWS, 24, seed=2)

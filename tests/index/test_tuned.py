@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from engine.errors import IndexUnusableError, InputError
 from engine.index.build import build_index
+from engine.index.filter import Filter
 from engine.index.manifest import FORMAT_VERSION, read_index_manifest, write_index_manifest
 from engine.index.search import Index
 from engine.index.shards import Visit, enough_candidates
@@ -66,6 +67,17 @@ def test_a_search_takes_the_point_of_its_recall_and_else_the_chosen_one(index: I
     assert index.settings(SearchSpec(probes=5)) == (5, 40)
     assert index.settings(SearchSpec(rerank=70)) == (2, 70)
     assert index.settings(SearchSpec(recall=1)) == (16, 1500)
+
+
+def test_under_a_filter_a_search_takes_no_less_than_an_index_that_was_never_tuned(index: Index) -> None:
+    part = Filter.of_ids(index.store, within=index.store.photo_ids[:300])
+    tuned = index.settings(SearchSpec(), part)
+    write_index_manifest(index.path, index.manifest.model_copy(update={"tuned": None}))
+    untuned = Index.open(index.path, device=CPU, store=index.store).settings(SearchSpec(), part)
+    assert tuned == untuned
+    assert tuned > index.settings(SearchSpec())
+    all_of_them = Filter.of_ids(index.store, within=index.store.photo_ids)
+    assert index.settings(SearchSpec(), all_of_them) == (2, 40)
 
 
 def test_many_neighbours_are_found_by_settings_tuned_for_ten(index: Index) -> None:

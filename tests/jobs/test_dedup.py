@@ -1,6 +1,7 @@
 """Duplicates against a brute-force join in NumPy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from engine.errors import InputError
 from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
+from engine.jobs import dedup, dedup_exact
 from engine.jobs.dedup import DedupSpec, Duplicates, find_duplicates, score_against_truth
 from engine.jobs.groups import LARGE_CLASS
 from engine.store.store import Store
 from engine.store.synth import features
 from engine.store.synth_model import make_block
 from engine.store.writer import StoreWriter
-from kernels import Device
+from kernels import Device, load
+from tests.index.removal import mark_removed
+from tests.kernels.conftest import emulated_or_skip
 
 CPU = Device(kind="cpu")
 DIM = 32
@@ -85,6 +89,38 @@ def test_equals_the_exact_join(tmp_path: Path, photos, lists: int, metric: str):
     assert members <= {photo for pair in expected for photo in pair}
     assert found.photos == 700 and found.grouped == len(members)
     assert found.metric == metric and found.threshold == 0.9
+
+
+@pytest.mark.parametrize("where", ["cpu", "emulated"])
+@pytest.mark.parametrize("metric", ["cosine", "ip"])
+def test_comparing_all_pairs_misses_none(tmp_path: Path, photos, metric: str, where: str, monkeypatch):
+    rows, ids = photos
+    monkeypatch.setattr(dedup_exact, "BLOCK_ROWS", 150)
+    monkeypatch.setattr(dedup_exact, "BLOCK_PAIRS", 40)
+    index = index_of(tmp_path, rows, ids, lists=8, metric=metric)
+    kernels = load("cpu") if where == "cpu" else emulated_or_skip()
+    # No list is visited: an index that finds nothing is as good here.
+    index = replace(index, kernels=kernels, shards=[])
+    found = find_duplicates(index, DedupSpec(threshold=0.9, exact=True))
+    assert found.exact and found.searched_again == 0
+    assert as_dict(found) == pytest.approx(joined(rows, ids, 0.9), abs=1e-6)
+
+
+def test_removed_photos_are_in_no_pair_of_all(tmp_path: Path, photos):
+    rows, ids = photos
+    index_of(tmp_path, rows, ids, lists=8)
+    gone = np.arange(0, 700, 9)
+    store = mark_removed(Store.open(tmp_path), gone)
+    index = replace(Index.open(build_index(store, IndexSpec(layer="fc7"), device=CPU, name="again").path, device=CPU))
+    left = np.setdiff1d(np.arange(700), gone)
+    found = find_duplicates(index, DedupSpec(threshold=0.9, exact=True))
+    assert as_dict(found) == pytest.approx(joined(rows[left], ids[left], 0.9), abs=1e-6)
+
+
+def test_too_many_pairs_of_all_are_one_line(tmp_path: Path, photos, monkeypatch):
+    monkeypatch.setattr(dedup, "MOST_PAIRS", 50)
+    with pytest.raises(InputError, match=r"--threshold 0.9: more than 50 pairs of fc7 have such a cosine"):
+        find_duplicates(index_of(tmp_path, *photos, lists=8), DedupSpec(threshold=0.9, exact=True))
 
 
 def test_planted_duplicates_of_the_sample_collection_are_all_found(tmp_path: Path):

@@ -199,6 +199,7 @@ class Cupy(types.ModuleType):
         self.linalg = types.SimpleNamespace(
             eigh=lambda a: on_device(tuple(np.linalg.eigh(a.view(np.ndarray)))),
             qr=lambda a: on_device(tuple(np.linalg.qr(a.view(np.ndarray)))),
+            norm=lambda a, axis: on_device(np.linalg.norm(a.view(np.ndarray), axis=axis)),
         )
         self.cuda = types.SimpleNamespace(
             Device=contextlib.nullcontext,
@@ -227,8 +228,8 @@ class Cupy(types.ModuleType):
         return np.array(a.view(np.ndarray)) if isinstance(a, DeviceArray) else np.asarray(a)
 
     @staticmethod
-    def ascontiguousarray(a: Any) -> Any:
-        return a if a.flags.c_contiguous else asarray(a.view(np.ndarray))
+    def ascontiguousarray(a: Any, dtype: Any = None) -> Any:
+        return a if a.flags.c_contiguous and dtype in (None, a.dtype) else asarray(a.view(np.ndarray), dtype)
 
     @staticmethod
     def from_dlpack(a: Any) -> Any:

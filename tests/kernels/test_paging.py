@@ -5,11 +5,13 @@ import mmap
 import os
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 
-from kernels import Codes, Step, cpu_rerank, load, paging
+from kernels import Codes, Step, load
+
+numba = pytest.importorskip("numba")
+cpu_rerank, paging = pytest.importorskip("kernels.cpu_rerank"), pytest.importorskip("kernels.paging")
 
 ROWS, DIM = 512, 1024  # of one page each
 

@@ -1,5 +1,6 @@
 """Blocks and spans on threads."""
 
+import sys
 import threading
 
 import numpy as np
@@ -85,3 +86,12 @@ def test_an_error_in_a_span_is_raised_and_the_blas_gets_its_threads_back() -> No
     done: list[int] = []
     threads.in_spans(8, 1, lambda a, b: done.append(b - a))
     assert sum(done) == 8
+
+
+def test_without_what_limits_the_blas_spans_run_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    threads._blas.cache_clear()
+    done: list[int] = []
+    threads.in_spans(8, 1, lambda a, b: done.append(b - a))
+    threads._blas.cache_clear()
+    assert sum(done) == 8 and len(done) == 4

@@ -13,6 +13,7 @@ from kernels import reference, tile_join, tile_nearest
 from kernels.contract import TooManyPairsError
 from kernels.tiles import ALL, HostTiles, Tile
 from tests.kernels.arrays import METRICS, Array
+from tests.kernels.conftest import emulated_or_skip
 
 SHAPES = [(0, 5, 3, 2), (1, 1, 1, 1), (3, 7, 5, 4), (5, 70, 9, 6), (4, 3, 16, 9)]  # queries, rows, dims, k
 
@@ -258,3 +259,13 @@ def test_above_takes_what_is_meant_and_nothing_else(cuda, box, past):
     assert cuda.cuda_exact.GpuTiles(capacity=max(len(ours), 1)).above(tile, there[4]) is not None
     if len(ours) > 1:
         assert cuda.cuda_exact.GpuTiles(capacity=len(ours) - 1).above(tile, there[4]) is None
+
+
+def test_tiles_keep_to_the_limit_of_the_memory():
+    cuda = emulated_or_skip()
+    tiles = cuda.cuda_exact.GpuTiles
+    whole = tiles()
+    cuda.use_gpu(0, 100 << 20)
+    small = tiles()
+    assert whole.columns == 8192 and whole.lines == 16384
+    assert small.room == 50 << 20 and small.columns == 1024 and small.lines == 2048
