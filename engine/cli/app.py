@@ -31,8 +31,11 @@ VERBS = {
     "tune": "tune:tune",
     "estimate": "tune:estimate",
     "bench": "judge:bench",
+    "evaluate": "evaluate:evaluate",
+    "annotate": "annotate:annotate",
     "dedup": "judge:dedup",
     "graph": "graph:graph",
+    "annotations": "annotations:SUBVERBS",
     "import": "transfer:import_",
     "export": "transfer:export",
     "remove": "change:remove",
@@ -54,6 +57,24 @@ class _Verb(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+class _Subverbs(TyperGroup):
+    """A verb that is followed by another; it takes no empty words either."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What the words mean; InputError where one is empty."""
+        if not ctx.resilient_parsing:
+            refuse_empty_words(args[:1], ["COMMAND"])
+        return super().parse_args(ctx, args)
+
+
+def _add_subverbs(alone: typer.Typer, functions: Mapping[str, Any]) -> None:
+    """Make a verb of several functions; "" is the one whose text says what all are for."""
+    alone.callback(cls=_Subverbs, no_args_is_help=True)(functions[""])
+    for name, function in functions.items():
+        if name:
+            alone.command(name, cls=_Verb)(function)
+
+
 class _Commands(Mapping[str, Any]):
     """The command of each verb, made when it is first asked for."""
 
@@ -63,8 +84,12 @@ class _Commands(Mapping[str, Any]):
     def __getitem__(self, verb: str) -> Any:
         if verb not in self._made:
             module, function = VERBS[verb].split(":")
-            alone = typer.Typer(add_completion=False, **_LOOKS)
-            alone.command(verb, cls=_Verb)(getattr(importlib.import_module(f"engine.cli.{module}"), function))
+            alone = typer.Typer(name=verb, add_completion=False, **_LOOKS)
+            found = getattr(importlib.import_module(f"engine.cli.{module}"), function)
+            if isinstance(found, Mapping):
+                _add_subverbs(alone, found)
+            else:
+                alone.command(verb, cls=_Verb)(found)
             self._made[verb] = typer.main.get_command(alone)
         return self._made[verb]
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +12,7 @@ import typer
 from engine.cli.build import describe
 from engine.cli.console import Reporter, err, out, say_facts, say_json, say_next, warn
 from engine.cli.options import DeviceOption, JsonOption, StoreArgument, settle
+from engine.cli.photo import say_photos
 from engine.errors import EngineError, StoreError
 from engine.words import counted, sized
 
@@ -23,8 +24,15 @@ if TYPE_CHECKING:
     from engine.store.verify import Damage, VerifyReport
 
 
-def info(store: StoreArgument, json_: JsonOption = False) -> None:
-    """Say what a store and its indices hold.
+def info(
+    store: StoreArgument,
+    photo: Annotated[
+        list[int] | None,
+        typer.Option("--photo", min=0, max=(1 << 63) - 1, help="All of this photo; repeatable.", show_default=False),
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say what a store and its indices hold, or all that is known of a photo.
 
     Example: `mirsearch info store`
     """
@@ -35,6 +43,9 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
     from engine.store.store import Store
 
     opened = Store.open(store)
+    if photo:
+        say_photos(opened, photo, as_json=json_)
+        return
     indices = {folder.name: _index(folder) for folder in index_folders(store)}
     if json_:
         say_json(_document(opened, indices))
@@ -53,6 +64,7 @@ def info(store: StoreArgument, json_: JsonOption = False) -> None:
             *(("queries", imported_queries(manifest, name)) for name in manifest.query_sets),
             ("sources", ", ".join(manifest.sources)),
             ("set aside", _quarantine(store, manifest.quarantined)),
+            *_annotations(opened),
             ("written by", f"mirsearch {manifest.engine_version}, format {manifest.version}"),
         ],
     )
@@ -85,6 +97,22 @@ def _index(folder: Path) -> "IndexManifest | str":
         return str(error)
 
 
+def _annotations(store: "Store") -> list[tuple[str, str]]:
+    """A line on the annotations, if there are any."""
+    from engine.store.annotations.schema import FILE
+
+    if not (store.path / FILE).exists():
+        return []
+    from engine.store.annotations.table import Annotations
+
+    try:
+        facts = Annotations.open(store).facts
+    except EngineError as error:
+        return [("annotations", f"unusable: {error}")]
+    aside = f", {counted(facts.quarantined, 'file')} set aside" if facts.quarantined else ""
+    return [("annotations", f"of {counted(facts.annotated, 'photo')}{aside}")]
+
+
 def _quarantine(store: Path, count: int) -> str:
     if not count:
         return "no file"
@@ -112,6 +140,7 @@ def _document(store: "Store", indices: "dict[str, IndexManifest | str]") -> dict
         },
         "photo_ids": {"min": int(ids.min()), "max": int(ids.max())} if len(ids) else None,
         "quarantined": manifest.quarantined,
+        "annotations": dict(_annotations(store)).get("annotations"),
         "sources": manifest.sources,
         "indices": {
             name: {"error": found}
@@ -166,6 +195,7 @@ def verify(
             mended, of_store = _repair(store, sources or [], device, forget_removed, progress)
         else:
             of_store = _verify_store(store, progress)
+        of_store = _with_annotations(of_store, progress)
         reports = [of_store, *(verify_index(folder, progress=progress) for folder in index_folders(store))]
     if json_:
         say_json(_verified(store, reports, mended))
@@ -224,7 +254,7 @@ def _remedies(store: Path, reports: "list[VerifyReport]", *, repaired: bool) -> 
     from engine.store.manifest import read_manifest
 
     commands: list[list[object]] = []
-    files = {item.file for item in reports[0].damage}
+    files = {item.file for item in reports[0].damage} - {"annotations.parquet"}  # which no repair mends
     if files and not repaired and "manifest.json" not in files:
         layers = read_manifest(store).layers
         from_sources = layers.keys() == LAYERS.keys() and files & {"photo_ids.npy", *(x.file for x in layers.values())}
@@ -248,6 +278,21 @@ def _repair(
         return None, _beyond(store, error)
     left = VerifyReport(path=store, bytes_read=report.bytes_read, seconds=report.seconds, damage=report.left)
     return report, left
+
+
+def _with_annotations(of_store: "VerifyReport", progress: Reporter) -> "VerifyReport":
+    """The report of a store, and of its annotations if it has any."""
+    from engine.store.annotations.schema import FILE
+
+    if not (of_store.path / FILE).exists():
+        return of_store
+    from engine.store.annotations.verify import verify_annotations
+
+    more = verify_annotations(of_store.path, progress=progress)
+    return of_store if more is None else replace(
+        of_store, damage=[*of_store.damage, *more.damage], notes=[*of_store.notes, *more.notes],
+        bytes_read=of_store.bytes_read + more.bytes_read, seconds=of_store.seconds + more.seconds,
+    )  # fmt: skip
 
 
 def _verify_store(store: Path, progress: Reporter) -> "VerifyReport":

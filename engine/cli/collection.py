@@ -24,6 +24,9 @@ def synth(
     photos: Annotated[int, typer.Option("--photos", "-n", help="How many photos.")] = 20_000,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same collection.")] = 0,
     images: Annotated[bool, typer.Option("--images", help="Draw a small picture of each photo too.")] = False,
+    annotations: Annotated[
+        bool, typer.Option("--annotations", help="Write what Flickr would say of each photo: tags, groups, places.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Write a made-up photo collection, laid out as the publisher's, with planted duplicates.
@@ -33,7 +36,9 @@ def synth(
     from engine.store.synth import synthesize
 
     with Reporter() as progress:
-        report = synthesize(directory, photos=photos, seed=seed, images=images, progress=progress)
+        report = synthesize(
+            directory, photos=photos, seed=seed, images=images, annotations=annotations, progress=progress
+        )
     if json_:
         say_json(asdict(report))
         return
@@ -43,12 +48,14 @@ def synth(
         [
             ("features", directory / "features"),
             *([("pictures", directory / "images")] if images else []),
+            *([("annotations", directory / "annotations")] if annotations else []),
             ("planted pairs", pairs or "none"),
             ("truth", report.truth),
             ("written", f"{sized(report.bytes)} in {report.seconds:.1f} s"),
         ],
     )
-    say_next(["ingest", directory / "features", "--store", "store"])
+    further = [["annotations", "ingest", directory / "annotations", "--store", "store"]] if annotations else []
+    say_next(["ingest", directory / "features", "--store", "store"], *further)
 
 
 @with_gpu_options

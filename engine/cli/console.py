@@ -193,11 +193,14 @@ def say_next(*commands: Sequence[object]) -> None:
         out.print("  " + shlex.join([name, *map(str, command)]))
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Aligned columns, numbers to the right and text to the left; never cut, whatever the width of the terminal."""
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], texts: Sequence[str] = ()) -> None:
+    """Aligned columns, numbers to the right and text to the left; never cut, whatever the width of the terminal.
+
+    texts: which columns are text beside "" and "path".
+    """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-    left = {number for number, column in enumerate(columns) if column in ("", "path")}
+    left = {number for number, column in enumerate(columns) if column in ("", "path", *texts)}
 
     def line(row: Sequence[str]) -> str:
         padded = (

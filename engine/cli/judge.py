@@ -26,7 +26,8 @@ from engine.cli.options import (
 from engine.errors import InputError
 
 
-def _numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+def numbers_of(text: str | None, option: str) -> tuple[int, ...] | None:
+    """The numbers of `16,32,64`; wrong usage of the option where they are none."""
     if text is None:
         return None
     try:
@@ -71,14 +72,14 @@ def bench(
     from engine.index.search import Index
     from engine.jobs.bench import BenchSpec, run_bench, write_bench
 
-    grid = {"probes": _numbers(probes, "probes"), "rerank": _numbers(rerank, "rerank")}
+    grid = {"probes": numbers_of(probes, "probes"), "rerank": numbers_of(rerank, "rerank")}
     spec = make_spec(
         BenchSpec, queries=queries, own_queries=held_out, k=k, seed=seed, repeats=repeats, recall=recall, **grid
     )
     layer, index_path = index_folder(store, layer, name)
     index = Index.open(index_path, device=settle(device))
     folder = out or store / "bench" / index.path.name
-    _make_folder(folder)
+    make_folder(folder)
     with Reporter() as progress:
         report = run_bench(index, spec, progress)
     files = write_bench(report, folder)
@@ -97,7 +98,7 @@ def bench(
     say_next(["dedup", store, *chosen(layer, name), "--out", "duplicates"])
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder of a benchmark, and see that it can be written to: before an hour is spent on measuring."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--out {folder}: is a file, expected a folder. Give another folder.")

@@ -34,7 +34,8 @@ _Spec = TypeVar("_Spec")
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
-_CALLED = {"k": "-k", "pq_bits": "--bits"}  # options whose names are not those of the values that they give
+# Options whose names are not those of the values that they give.
+_CALLED = {"k": "-k", "neighbours": "-k", "pq_bits": "--bits"}
 
 
 def wrong_usage(option: str, problem: str) -> typer.BadParameter:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.console import Reporter, err
+from engine.cli.console import Reporter, err, warn
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
@@ -22,7 +22,7 @@ from engine.cli.options import (
     several_layers,
     wrong_usage,
 )
-from engine.errors import InputError
+from engine.errors import InputError, StoreError
 from engine.words import counted
 
 MOST_NEIGHBORS = 1 << 20
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.index.filter import Filter
     from engine.index.queries import Questions
     from engine.index.searcher import Searcher
+    from engine.store.annotations.fields import PhotoFields
     from engine.store.store import Store
     from kernels import Device, Kernels
 
@@ -63,6 +64,14 @@ def query(
         typer.Option("--within", help="Only these photos: ids, one a line (or .npy).", show_default=False),
     ] = None,
     without: Annotated[Path | None, typer.Option("--without", help="None of these photos.", show_default=False)] = None,
+    where: Annotated[
+        str | None,
+        typer.Option("--where", metavar="SQL", help="Only photos whose annotations fit.", show_default=False),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option("--columns", help="Annotations to show: title,tags,owner,classes.", show_default=False),
+    ] = None,
     probes: Annotated[int | None, typer.Option("--probes", help="Lists visited.", show_default="the index's")] = None,
     rerank: Annotated[
         int | None, typer.Option("--rerank", help="Candidates compared again.", show_default="the index's")
@@ -89,6 +98,8 @@ def query(
 ) -> None:
     """Find the nearest photos, best first; scores are of the raw features, higher is better.
 
+    --where is a condition in SQL over the annotations, such as "tags @> 'sunset' and year(taken) = 2009".
+
     Example: `mirsearch query store --layer fc7 --photo 103169 -k 10`
     """
     from engine.cli import answers
@@ -112,7 +123,8 @@ def query(
     )
     settled = settle(device, needs_faiss=not exact)
     opened = Store.open(store)
-    among = _filter(opened, within, without)
+    fields = _fields(opened, columns, credited=images is not None and out is None)
+    among = _filter(opened, within, without, where)
     layers = several_layers(store, layer, name, weights)
     if layers:
         if vectors:
@@ -134,7 +146,8 @@ def query(
         )
         heading = answers.Heading(
             layer=searcher.layer, metric=searcher.metric, device=str(settled), images=images,
-            weights=searcher.fused.weights if searcher.fused else None,
+            weights=searcher.fused.weights if searcher.fused else None, fields=fields,
+            where=(where, among.count) if where is not None and among else None,
         )  # fmt: skip
         if out is not None:
             answers.write_parquet(stream, heading, out, as_json=json_)
@@ -167,20 +180,42 @@ def _of_layers(asked: "list[list[Questions]]") -> "list[Questions]":
     return [joined(parts) for parts in zip(*asked, strict=True)]
 
 
-def _filter(store: "Store", within: Path | None, without: Path | None) -> "Filter | None":
+def _filter(store: "Store", within: Path | None, without: Path | None, where: str | None) -> "Filter | None":
     from engine.index.filter import Filter
     from engine.index.queries import read_ids
+    from engine.store.annotations.sql import rows_where
 
-    if within is None and without is None:
+    if within is None and without is None and where is None:
         return None
     made = Filter.of_ids(
-        store, within=read_ids(within) if within else None, without=read_ids(without) if without else None
-    )
+        store, within=read_ids(within) if within else None, without=read_ids(without) if without else None,
+        where=None if where is None else rows_where(store, where),
+    )  # fmt: skip
     if made.unknown:
         err.print(
             f"Passed over, since {store.path} does not have them: {counted(made.unknown, 'photo id')} of the filter."
         )
+    if where is not None:
+        err.print(f"Searched among {made.count:,} of {counted(store.photos, 'photo')}.")
     return made
+
+
+def _fields(store: "Store", columns: str | None, *, credited: bool) -> "PhotoFields | None":
+    """What is said of each photo; credited: whose it is too, where that is known, since pictures are shown."""
+    from engine.store.annotations.fields import ATTRIBUTION, PhotoFields
+    from engine.store.annotations.table import Annotations
+
+    names = [] if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    if columns is not None and not names:
+        raise wrong_usage("columns", f"{columns!r}: expected names such as title,tags,owner")
+    asked = PhotoFields.open(store, names) if names else None
+    if not credited or ATTRIBUTION in names or not Annotations.exists(store):
+        return asked
+    try:
+        return PhotoFields.open(store, [*names, ATTRIBUTION])
+    except StoreError as error:  # the pictures were asked for, the annotations were not
+        warn(f"No owners or licences are shown. {error}")
+        return asked
 
 
 def _questions(

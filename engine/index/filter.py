@@ -22,12 +22,18 @@ class Filter:
     unknown: int = 0
 
     @classmethod
-    def of_ids(cls, store: Store, *, within: npt.ArrayLike | None = None, without: npt.ArrayLike | None = None) -> Self:
+    def of_ids(
+        cls, store: Store, *, within: npt.ArrayLike | None = None, without: npt.ArrayLike | None = None,
+        where: npt.NDArray[np.bool_] | None = None,
+    ) -> Self:  # fmt: skip
         """The rows of the photos `within`, or of all, but not those of the photos `without`: (m,) ids in any order.
 
-        Ids that the store does not have are counted and passed over; InputError when no photo at all is left.
+        where: (n,) rows that alone may be found, such as `rows_where` gives. Ids that the store does not have are
+        counted and passed over; InputError when no photo at all is left.
         """
-        mask, unknown = np.ones(len(store), np.bool_), 0
+        mask, unknown = np.ones(len(store), np.bool_) if where is None else np.array(where, np.bool_), 0
+        if mask.shape != (len(store),):
+            raise InputError(f"{store.path}: a mask of shape {mask.shape}, expected one of {len(store):,} rows")
         for ids, chosen in ((within, True), (without, False)):
             if ids is None:
                 continue
@@ -38,7 +44,8 @@ class Filter:
         if store.removed is not None:
             mask &= ~store.removed
         if not mask.any():
-            raise InputError(f"{store.path}: no photo is left to be found: none is both asked for and in the store")
+            what = "both asked for and in the store" if where is None else "in the store and fits all that is asked for"
+            raise InputError(f"{store.path}: no photo is left to be found: none is {what}")
         return cls(mask=mask, unknown=unknown)
 
     @classmethod

@@ -157,8 +157,8 @@ def _page(duplicates: Duplicates, summary: dict[str, Any], images: Path | None) 
     data = {"groups": listed, "pictures": thumbnails, "pictured": pictured, "images": images is not None}
     page = resources.files("engine.jobs").joinpath("report.html").read_text(encoding="utf-8")
     pieces = {
-        "TITLE": _text(f"Duplicates in {Path(summary['store']).name or summary['store']}"),
-        "SUBTITLE": _text(
+        "TITLE": page_text(f"Duplicates in {Path(summary['store']).name or summary['store']}"),
+        "SUBTITLE": page_text(
             f"{summary['layer']}, cosine of at least {_short(duplicates.threshold)}; "
             f"found {_way(summary)} on {summary['device']}; mirsearch {VERSION}"
         ),
@@ -173,7 +173,7 @@ def _page(duplicates: Duplicates, summary: dict[str, Any], images: Path | None) 
     return page.replace("{{DATA}}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
 
 
-def _text(text: object) -> str:
+def page_text(text: object) -> str:
     """Text for HTML that holds neither markup nor placeholders."""
     return html.escape(str(text)).replace("{", "&#123;")
 
@@ -264,7 +264,7 @@ def _figures(summary: dict[str, Any]) -> str:
         ("Device", summary["device"], _way(summary)),
     ]
     return "\n".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd><dd class=note>{_text(note)}</dd></div>"
+        f"<div><dt>{page_text(name)}</dt><dd>{page_text(value)}</dd><dd class=note>{page_text(note)}</dd></div>"
         for name, value, note in figures
     )
 
@@ -275,7 +275,7 @@ def _percent(share: float | None) -> str:
 
 def _truth_table(truth: dict[str, Any]) -> str:
     rows = "\n".join(
-        f"<tr><th scope=row>{_text(kind)}</th><td>{entry['planted']:,}</td><td>{entry['found']:,}</td>"
+        f"<tr><th scope=row>{page_text(kind)}</th><td>{entry['planted']:,}</td><td>{entry['found']:,}</td>"
         f"<td>{_percent(entry['recall'])}</td>"
         f"<td class=meter><i style='width:{100 * (entry['recall'] or 0):.1f}%'></i></td></tr>"
         for kind, entry in truth["kinds"].items()
@@ -330,4 +330,4 @@ def _left_out(duplicates: Duplicates, listed: list[dict[str, Any]], pictured: in
         said.append(f"At most {LISTED_IN_A_GROUP} photos of a group are listed.")
     if pictured is not None and pictured < len(listed):
         said.append(f"Pictures are included for the first {pictured:,} groups, to keep the page small.")
-    return _text(" ".join(said))
+    return page_text(" ".join(said))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from engine.errors import EngineError, StoreError
 from engine.progress import Progress, silent
 from engine.store import commit, npy
+from engine.store.annotations.compact import compacted
 from engine.store.blocks import PIECE, Block, DiskFile, grouped, in_order, layer_blocks, read_threads
 from engine.store.change import REMOVED
 from engine.store.hold import change_part, held, refuse_unfinished_ingest, write_change, write_manifest
@@ -166,6 +167,7 @@ class _Compact:
             "state": row_state(digest(ids), block_rows, layers),
         }  # fmt: skip
         self.steps.append(write_manifest(self.path, self.manifest.model_copy(update=changed)))
+        self.steps += compacted(self.store, digest(ids))
         commit.commit(self.path, [*self.steps, commit.Delete(file=REMOVED)])
 
     def _copied(self, known: Expected) -> commit.Rename:

@@ -1,7 +1,8 @@
 """Write a made-up photo collection exactly as the publisher of MIRFLICKR-1M s16a lays out the real one.
 
-`DIR/features/10/103169.dat`, on request `DIR/images/10/103169.jpg`, and `DIR/truth.jsonl`: the planted
-duplicates. Photo i depends on the seed and on i alone, not on the size of the collection or the workers.
+`DIR/features/10/103169.dat`, on request `DIR/images/10/103169.jpg` and `DIR/annotations/10/103169.json`, and
+`DIR/truth.jsonl`: the planted duplicates. Photo i depends on the seed and on i alone, not on the size of the
+collection or the workers.
 """
 
 import json
@@ -19,6 +20,7 @@ import numpy as np
 from engine.errors import EngineError, InputError
 from engine.progress import Progress, silent
 from engine.store import dat
+from engine.store.synth_annotations import ANNOTATIONS_VERSION
 from engine.store.synth_blocks import Job, write_blocks
 from engine.store.synth_copies import Float32, Pair
 from engine.store.synth_model import BLOCK, VERSION, make_block
@@ -26,9 +28,10 @@ from engine.words import counted, sized
 
 MARKER: Final = "synth.json"
 TRUTH: Final = "truth.jsonl"
-# Room on the disk: files take whole blocks of 4 KiB; a picture has 2 to 4 KB.
+# Room on the disk: files take whole blocks of 4 KiB; a picture has 2 to 4 KB, annotations 4 KB on average.
 DAT_ROOM: Final = 20_480
 PICTURE_ROOM: Final = 4_096
+ANNOTATIONS_ROOM: Final = 6_144
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class SynthReport:
     photos: int
     seed: int
     images: bool
+    annotations: bool
     bytes: int
     seconds: float
     truth: Path
@@ -67,7 +71,8 @@ def features(start: int, photos: int, *, seed: int) -> tuple[Float32, Float32]:
 def describe(directory: Path) -> dict[str, Any] | None:
     """What a finished sample collection is made of: photos, seed, images, version. None where there is none.
 
-    Two collections of equal descriptions hold equal features.
+    With annotations, `annotations` is the version of what draws them. Two collections of equal descriptions hold equal
+    features, pictures and annotations.
     """
     marker = _marker(directory)
     return marker if marker is not None and (directory / TRUTH).is_file() else None
@@ -79,6 +84,7 @@ def synthesize(
     photos: int,
     seed: int = 0,
     images: bool = False,
+    annotations: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
 ) -> SynthReport:
@@ -94,7 +100,7 @@ def synthesize(
         raise InputError(f"workers is {workers}, expected 1 or more.")
     directory = Path(directory)
     try:
-        _prepare(directory, {"photos": photos, "seed": seed, "images": images, "version": VERSION})
+        _prepare(directory, _described(photos, seed, images=images, annotations=annotations))
         jobs = [
             Job(
                 directory=directory,
@@ -102,6 +108,7 @@ def synthesize(
                 block=first // BLOCK,
                 end=min(photos, first + BLOCK),
                 images=images,
+                annotations=annotations,
             )
             for first in range(0, photos, BLOCK)
         ]
@@ -121,6 +128,7 @@ def synthesize(
         photos=photos,
         seed=seed,
         images=images,
+        annotations=annotations,
         bytes=size,
         seconds=time.perf_counter() - started,
         truth=truth,
@@ -135,6 +143,12 @@ def _check(photos: int, seed: int) -> None:
         raise InputError(f"seed is {seed}, expected 0 or more.")
 
 
+def _described(photos: int, seed: int, *, images: bool, annotations: bool) -> dict[str, Any]:
+    """What the marker of a collection says of it; nothing of annotations where there are none, as ever."""
+    marker = {"photos": photos, "seed": seed, "images": images, "version": VERSION}
+    return marker | ({"annotations": ANNOTATIONS_VERSION} if annotations else {})
+
+
 def _marker(directory: Path) -> dict[str, Any] | None:
     try:
         marker = json.loads((directory / MARKER).read_text(encoding="utf-8"))
@@ -143,8 +157,14 @@ def _marker(directory: Path) -> dict[str, Any] | None:
     return marker if isinstance(marker, dict) and {"photos", "seed", "images", "version"} <= set(marker) else None
 
 
-def _room(photos: int, images: bool) -> int:  # noqa: FBT001 - one of the two parameters of a collection's size
-    return photos * (DAT_ROOM + (PICTURE_ROOM if images else 0))
+def _folders(marker: dict[str, Any]) -> list[str]:
+    """The folders that a collection has."""
+    return ["features", *(name for name in ("images", "annotations") if marker.get(name))]
+
+
+def _room(marker: dict[str, Any]) -> int:
+    rooms = {"features": DAT_ROOM, "images": PICTURE_ROOM, "annotations": ANNOTATIONS_ROOM}
+    return int(marker["photos"]) * sum(rooms[name] for name in _folders(marker))
 
 
 def _prepare(directory: Path, marker: dict[str, Any]) -> None:
@@ -160,23 +180,23 @@ def _prepare(directory: Path, marker: dict[str, Any]) -> None:
     _check_room(directory, marker)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / TRUTH).unlink(missing_ok=True)
-    for name in ("features", "images"):
+    for name in ("features", "images", "annotations"):
         if (directory / name).exists():
             shutil.rmtree(directory / name)
     _write_aside(directory / MARKER, json.dumps(marker) + "\n")
     folders = range(0, marker["photos"], dat.PHOTOS_PER_FOLDER)
-    for name in ("features", "images") if marker["images"] else ("features",):
+    for name in _folders(marker):
         for first in folders:
             (directory / name / dat.relative_path(first)).parent.mkdir(parents=True)
 
 
 def _check_room(directory: Path, marker: dict[str, Any]) -> None:
-    needed = _room(marker["photos"], marker["images"])
+    needed = _room(marker)
     existing = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     before = describe(directory)
     if before is not None:
-        free += _room(before["photos"], before["images"])
+        free += _room(before)
     if needed > free:
         raise InputError(
             f"{directory}: {counted(marker['photos'], 'photo')} of {sized(needed)} in all, and {sized(free)} are free "

@@ -79,6 +79,22 @@ COPY_CONTRAST: Final = 0.15  # of a photo's own contrast is kept by a copy, whic
 
 
 @dataclass(frozen=True, kw_only=True)
+class Subjects:
+    """What the photos of a block show, row by row: what their annotations are drawn from.
+
+    `main` and `second` (1000,) are clusters, `share` (1000,) how much of a photo is its second one. `of` (1000,) is the
+    row that a photo is a copy of, or its own; `kind` indexes KINDS, -1 for no copy. A copy shows what its original
+    does.
+    """
+
+    main: Int64
+    second: Int64
+    share: Float64
+    of: Int64
+    kind: Int64
+
+
+@dataclass(frozen=True, kw_only=True)
 class Block:
     """Photos start .. start + 999: fc7 (1000, 4096), fc8 (1000, 1000), both float32, and the planted pairs.
 
@@ -120,7 +136,8 @@ class Network:
         self.threshold = (THRESHOLD + THRESHOLD_SPREAD * rng.standard_normal(FC7_DIM)).astype(np.float32)
         topics = TOPIC_SD * spectrum(TOPIC_DECAY) * rng.standard_normal((TOPICS, LATENT))
         offsets = CLUSTER_SD * spectrum(CLUSTER_DECAY) * rng.standard_normal((CLUSTERS, LATENT))
-        self.centres = topics[rng.integers(0, TOPICS, CLUSTERS)] + offsets
+        self.topic = rng.integers(0, TOPICS, CLUSTERS)  # of each cluster
+        self.centres = topics[self.topic] + offsets
         self.spreads = OWN_SD * np.exp(OWN_SPREAD * rng.standard_normal(CLUSTERS))
         weights = (np.arange(CLUSTERS) + ZIPF_OFFSET) ** -ZIPF
         self.cumulative = np.cumsum(weights / weights.sum())
@@ -146,10 +163,15 @@ def network(seed: int) -> Network:
     return Network(seed)
 
 
+def _choose(net: Network, rng: np.random.Generator) -> tuple[Int64, Int64, Float64]:
+    """Each photo's cluster, its second one, and the share of that, (1000, 1)."""
+    main, second = np.searchsorted(net.cumulative, rng.random((2, BLOCK)))
+    return main, second, BLEND * np.square(rng.random((BLOCK, 1)))
+
+
 def _place(net: Network, rng: np.random.Generator) -> tuple[Float64, Float64]:
     """Latent vectors of one block, and each photo's own part of it, both (1000, LATENT)."""
-    main, second = np.searchsorted(net.cumulative, rng.random((2, BLOCK)))
-    share = BLEND * np.square(rng.random((BLOCK, 1)))
+    main, second, share = _choose(net, rng)
     own = net.spreads[main][:, None] * spectrum(OWN_DECAY) * rng.standard_normal((BLOCK, LATENT))
     latent = (1 - share) * net.centres[main] + share * net.centres[second] + own
     length = np.sqrt(np.square(latent).sum(axis=1, keepdims=True))
@@ -203,6 +225,27 @@ def _score(net: Network, activations: Float32, scale: Float32) -> Float32:
     return fc8
 
 
+def _kinds(plan: Plan) -> Int64:
+    """What kind of copy each photo of a block is, (1000,): indexes KINDS, -1 for none."""
+    kind = np.full(BLOCK, -1)
+    kind[plan.exact[:, 1]] = 0
+    kind[plan.altered[:, 1]] = [KINDS.index(name) for name in plan.kinds]
+    return kind
+
+
+def draw_subjects(seed: int, number: int) -> Subjects:
+    """What the photos of block `number` show, by the same draws as `make_block` and without its features."""
+    net = network(seed)
+    main, second, share = _choose(net, generator(seed, 1, number))
+    rng = generator(seed, 1, number)
+    _place(net, rng)
+    plan = draw_plan(rng, BLOCK)
+    of = np.arange(BLOCK)
+    of[plan.exact[:, 1]] = roots(plan)
+    of[plan.altered[:, 1]] = plan.altered[:, 0]
+    return Subjects(main=main[of], second=second[of], share=share[of, 0], of=of, kind=_kinds(plan))
+
+
 def make_block(seed: int, number: int) -> Block:
     """Make block `number`: photos number * BLOCK and the 999 after it, always the whole block."""
     net, rng = network(seed), generator(seed, 1, number)
@@ -227,9 +270,6 @@ def make_block(seed: int, number: int) -> Block:
     fc8 = _score(net, rows, scale)
     rows *= scale
     start = number * BLOCK
-    kind = np.full(BLOCK, -1)
-    kind[plan.exact[:, 1]] = 0
-    kind[copy] = [KINDS.index(name) for name in plan.kinds]
     pairs = list_pairs(start, plan, strength, rows, fc8)
     whole_latent = whole(latent / LATENT_STEP, LATENT_MAX)
-    return Block(start=start, fc7=rows, fc8=fc8, latent=whole_latent, kind=kind, pairs=pairs)
+    return Block(start=start, fc7=rows, fc8=fc8, latent=whole_latent, kind=_kinds(plan), pairs=pairs)

@@ -69,6 +69,34 @@ def test_everything_compared_is_the_textbook_over_what_is_asked_for(whole, seed,
     np.testing.assert_allclose(found.scores[0, : len(best)], best, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("device", ["cpu", "as on cuda"])
+@pytest.mark.parametrize("share", [0.0005, 0.02, 0.4, 0.98])
+def test_a_mask_of_rows_goes_with_lists_of_ids(whole, share, device, monkeypatch):
+    if device != "cpu":
+        monkeypatch.setattr("engine.index.ivfpq.filters", lambda device: False)
+    random = np.random.default_rng(int(share * 1e4))
+    where = random.random(ROWS) < share
+    where[[3, 17]] = True
+    without = random.choice(whole.photo_ids[20:], 2000, replace=False)
+    kept = where.copy()
+    among = Filter.of_ids(whole, without=without, where=where)
+    np.testing.assert_array_equal(where, kept)  # whose array it is, is left as it was
+    np.testing.assert_array_equal(among.mask, where & ~np.isin(whole.photo_ids, without))
+    queries = np.asarray(whole.fc7[:40])
+    found = index_of(whole, "cosine").search(queries, SearchSpec(k=10, probes=1 << 20, rerank=1 << 20), within=among)
+    scores = np.array([oracle_scores(query, np.asarray(whole.fc7), "cosine")[among.mask] for query in queries])
+    best = -np.sort(-scores, axis=1)[:, :10]
+    np.testing.assert_allclose(found.scores[:, : best.shape[1]], best, rtol=1e-4, atol=1e-5)
+    assert (found.photo_ids[:, best.shape[1] :] == -1).all()
+
+
+def test_a_mask_of_another_length_or_of_no_photo_is_refused(whole):
+    with pytest.raises(InputError, match=r"a mask of shape \(5,\), expected one of 6,000 rows"):
+        Filter.of_ids(whole, where=np.ones(5, np.bool_))
+    with pytest.raises(InputError, match="none is in the store and fits all that is asked for"):
+        Filter.of_ids(whole, where=np.zeros(ROWS, np.bool_))
+
+
 def test_what_lies_far_from_the_query_is_found_too(whole):
     """All photos near the query are left out: the lists that it would visit hold none that may be found."""
     data = np.asarray(whole.fc7)

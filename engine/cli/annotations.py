@@ -1,0 +1,148 @@
+"""`annotations`: what Flickr's users said of the photos, read into a store, looked at and counted."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from engine.cli.annotation_stats import stats
+from engine.cli.console import Reporter, out, say_facts, say_json, say_next, say_table, warn
+from engine.cli.options import JsonOption
+from engine.words import counted, sized
+
+if TYPE_CHECKING:
+    from engine.store.annotations.ingest import AnnotationsReport
+
+SourcesArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="SOURCE...", help="Folders of .json files, archives of them, or single files.", show_default=False
+    ),
+]
+MapOption = Annotated[
+    Path | None,
+    typer.Option("--map", help="JSON file of fields and the paths where they stand.", show_default=False),
+]
+
+
+def annotations() -> None:
+    """Titles, tags, places, comments: read JSON files of Flickr's API into a store, and see what is known.
+
+    Example: `mirsearch annotations ingest sample/annotations --store store`
+    """
+
+
+def ingest(
+    sources: SourcesArgument,
+    store: Annotated[Path, typer.Option("--store", help="Folder of the store.", show_default=False)],
+    map_: MapOption = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes that read.", show_default="all cores")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Read annotation files below SOURCE into `annotations.parquet` of a store: a row for each of its rows.
+
+    Folders, .tar, .tar.gz, .tar.bz2, .tar.zst and .zip; `10/103169.json` belongs to photo 103169. MIRFLICKR's own
+    `tags` and `exif` text files are read too. The table is made anew each time; name all sources. A file that is no
+    JSON object is set aside in `annotations-quarantine.jsonl` with the reason; the exit code is then 3. Interrupted,
+    the same command continues.
+
+    Example: `mirsearch annotations ingest sample/annotations --store store`
+    """
+    from engine.store.annotations.ingest import ingest_annotations
+
+    with Reporter() as progress:
+        report = ingest_annotations(store, sources, mapping=map_, workers=workers, progress=progress)
+    if json_:
+        say_json(asdict(report))
+    else:
+        say_facts(f"{counted(report.annotated, 'annotated photo')} in {store}", _counts(report))
+    if report.refused:
+        aside = "file was" if report.refused == 1 else "files were"
+        warn(f"{report.refused:,} {aside} set aside; {store / 'annotations-quarantine.jsonl'} says why.")
+    if report.not_understood:
+        warn(
+            f"In {counted(report.not_understood, 'file')} nothing was understood: `mirsearch annotations inspect` says "
+            "what they hold, --map says where fields stand."
+        )
+    if not json_:
+        say_next(["annotations", "stats", store], ["info", store])
+    if report.refused:
+        raise typer.Exit(3)
+
+
+def _counts(report: "AnnotationsReport") -> list[tuple[str, object]]:
+    seconds = max(report.seconds, 1e-9)
+    lines: list[tuple[str, object]] = [
+        (
+            "read",
+            f"{counted(report.files_read, 'file')}, {sized(report.bytes_read)} in {report.seconds:.1f} s "
+            f"({report.files_read / seconds:,.0f} files/s, {counted(report.workers, 'process', 'processes')})",
+        ),
+        ("without annotations", f"{report.without_annotations:,} of {counted(report.photos, 'photo')}"),
+        ("without features", f"{counted(report.without_features, 'photo')} that the store does not have"),
+    ]
+    more = [
+        ("continued", report.resumed, "had been read when the last run was interrupted"),
+        ("repeated", report.repeated, "of photos that had one before; what they say is one row"),
+        ("failures", report.failed, "hold nothing but an error of the API"),
+        ("ignored", report.ignored, "are no annotation files"),
+    ]
+    return [*lines, *((name, f"{count:,} {what}") for name, count, what in more if count)]
+
+
+def inspect(
+    sources: SourcesArgument,
+    map_: MapOption = None,
+    files: Annotated[int, typer.Option("--files", min=1, help="How many files to look at.")] = 1000,
+    json_: JsonOption = False,
+) -> None:
+    """Show the key paths in annotation files, how often each stands there, an example, and what is read from it.
+
+    A path with nothing beside it is not used; --map FILE can name it for a field:
+    `{"title": "meta.headline", "tags": "keywords[].name"}`.
+
+    Example: `mirsearch annotations inspect sample/annotations --files 200`
+    """
+    from engine.store.annotations.inspect import inspect_annotations
+
+    with Reporter() as progress:
+        found = inspect_annotations(sources, files=files, mapping=map_, progress=progress)
+    if json_:
+        document = asdict(found)
+        for path in document["paths"]:
+            del path["tries"]
+            path["understood"] = bool(path["fields"])
+        say_json(document)
+    else:
+        cells = [
+            [
+                _shown(path.path),
+                f"{path.files:,}",
+                f"{path.values:,}",
+                ", ".join(path.fields) or "-",
+                _shown(path.example),
+            ]
+            for path in found.paths
+        ]
+        say_table(["path", "files", "values", "read as", "example"], cells, texts=("read as", "example"))
+        known = sum(path.understood for path in found.paths)
+        out.print(
+            f"\n{counted(found.files, 'file')} looked at: {counted(len(found.paths), 'path')}, {known:,} of them read."
+        )
+        if found.left_out:
+            out.print(f"{found.left_out:,} further paths are not listed.")
+    for reason in found.reasons:
+        warn(_shown(reason))
+    if found.refused:
+        raise typer.Exit(3)
+
+
+def _shown(text: str) -> str:
+    """A text that cannot do anything to a terminal."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+
+
+SUBVERBS = {"": annotations, "ingest": ingest, "inspect": inspect, "stats": stats}

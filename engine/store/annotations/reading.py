@@ -1,0 +1,199 @@
+"""One chunk of annotation files read into a part: an Arrow file that is there whole or not at all.
+
+A part is named after what it was made from and carries its own checksum, so that a run that was interrupted finds the
+parts it wrote and reads only the rest.
+"""
+
+import gc
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from engine.errors import InputError
+from engine.store.annotations.flickr import Annotation, parse
+from engine.store.annotations.loading import LARGEST, load
+from engine.store.annotations.mapping import FieldMap
+from engine.store.annotations.originals import read_exif_text, read_tags
+from engine.store.annotations.rows import table_of
+from engine.store.annotations.schema import FORMAT_VERSION
+from engine.store.annotations.sources import Chunk, Item
+from engine.store.durable import disk_errors, part_of, publish
+from engine.store.listed import Refused
+from engine.version import VERSION
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METADATA = b"mirsearch-part"
+_USUAL = 1 << 16  # few files are longer
+READER_VERSION = 1  # another one reads the same files in another way
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A chunk to read, and the folder of the parts."""
+
+    chunk: Chunk
+    folder: Path
+    mapping: FieldMap | None = None
+
+
+@dataclass(kw_only=True)
+class Part:
+    """What came of a chunk.
+
+    file: name of the part; "" when it has no rows. photo_ids: (rows,) int64. files, bytes_read: what was read. failed:
+    documents that hold nothing but a failure of the API. not_understood: others in which no field was found. resumed:
+    whether the part was there.
+    """
+
+    number: int
+    file: str
+    photo_ids: npt.NDArray[np.int64]
+    files: int = 0
+    bytes_read: int = 0
+    failed: int = 0
+    not_understood: int = 0
+    refused: list[Refused] = field(default_factory=list)
+    resumed: bool = False
+
+
+def read_chunk(task: Task) -> Part:
+    """Read a chunk, or find its part; refusals are in it. EngineError when the part cannot be written."""
+    # Objects by the million, none of them in a circle: to look for circles takes a sixth of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _read_chunk(task)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _read_chunk(task: Task) -> Part:
+    key = _key(task)
+    found = _find(task, key)
+    if found is not None:
+        return found
+    part = Part(number=task.chunk.number, file="", photo_ids=np.empty(0, np.int64))
+    ids: list[int] = []
+    annotations: list[Annotation] = []
+    for item in task.chunk.items:
+        source = os.path.join(task.chunk.place, item.name)  # noqa: PTH118 (a million of them)
+        try:
+            data = item.data if item.data is not None else bytes_of(source)
+            annotation = read_item(item, data, task.mapping, part)
+        except InputError as error:
+            part.refused.append(Refused(source=source, photo_id=item.photo_id, reason=str(error)))
+            continue
+        part.files += 1
+        part.bytes_read += len(data)
+        ids.append(item.photo_id)
+        annotations.append(annotation)
+    part.photo_ids = np.array(ids, np.int64)
+    _write(task, key, part, table_of(ids, annotations))
+    return part
+
+
+def read_item(item: Item, data: bytes, mapping: FieldMap | None, part: Part | None = None) -> Annotation:
+    """What one file says. InputError with the reason when it is to be set aside. part: where failures are counted."""
+    if item.kind != "json":
+        return read_tags(data) if item.kind == "tags" else read_exif_text(data)
+    document = load(data)
+    annotation = parse(document, mapping.part(document) if mapping else None)
+    if not annotation and part is not None:
+        failed = document.get("stat") == "fail" or any(
+            isinstance(value, dict) and value.get("stat") == "fail" for value in document.values()
+        )
+        part.failed += failed
+        part.not_understood += not failed
+    return annotation
+
+
+def bytes_of(path: str) -> bytes:
+    """The content of an annotation file; InputError when it cannot be read or is too long."""
+    try:
+        # Python's file objects take as long again as the system calls.
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            data = os.read(handle, _USUAL)
+            while data and len(data) <= LARGEST and (more := os.read(handle, _USUAL)):
+                data += more
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise InputError(f"cannot be read ({error.strerror})") from error
+    if len(data) > LARGEST:
+        raise InputError(f"more than {LARGEST:,} bytes, which is the most that is read")
+    return data
+
+
+def _key(task: Task) -> str:
+    """What the part is named after: everything that what is in it depends on."""
+    found = xxhash.xxh3_128()
+    reader = [VERSION, FORMAT_VERSION, READER_VERSION, task.mapping.digest if task.mapping else "", task.chunk.place]
+    found.update(json.dumps(reader).encode())
+    for item in task.chunk.items:
+        found.update(f"\0{item.name}\0{item.kind}\0{item.photo_id}".encode(errors="surrogateescape"))
+        found.update(f"\0{item.size} {item.changed}".encode())
+        if item.data is not None:
+            found.update(len(item.data).to_bytes(8, "little") + item.data)
+    return found.hexdigest()
+
+
+def _find(task: Task, key: str) -> Part | None:
+    """The part of a run that was interrupted; None when there is none that is whole."""
+    import pyarrow as pa
+
+    for path in task.folder.glob(f"{key}-*.arrow"):
+        data = path.read_bytes()
+        if xxhash.xxh3_64_hexdigest(data) != path.stem.partition("-")[2]:
+            path.unlink()
+            continue
+        with pa.ipc.open_file(data) as file:
+            said = json.loads((file.schema.metadata or {})[METADATA])
+            ids = [file.get_batch(i).column("photo_id").to_numpy() for i in range(file.num_record_batches)]
+        refused = [Refused(**one) for one in said.pop("refused")]
+        photo_ids = np.concatenate([np.empty(0, np.int64), *ids])
+        return Part(
+            number=task.chunk.number, file=path.name, photo_ids=photo_ids, refused=refused, resumed=True, **said
+        )
+    return None
+
+
+def _write(task: Task, key: str, part: Part, table: "pa.Table") -> None:
+    import pyarrow as pa
+
+    said: dict[str, Any] = {name: getattr(part, name) for name in ("files", "bytes_read", "failed", "not_understood")}
+    said["refused"] = [asdict(one) for one in part.refused]
+    table = table.replace_schema_metadata({METADATA: json.dumps(said).encode()})
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    with pa.ipc.new_file(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    data = sink.getvalue()
+    part.file = f"{key}-{xxhash.xxh3_64_hexdigest(data)}.arrow"
+    path = task.folder / part.file
+    with disk_errors(task.folder):
+        part_of(path).write_bytes(data)
+        publish(path)
+
+
+def part_table(folder: Path, file: str) -> "pa.Table":
+    """The rows of a part."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(folder / file), "r") as source, pa.ipc.open_file(source) as opened:
+        return opened.read_all().replace_schema_metadata(None)
+
+
+def refusals(parts: Sequence[Part]) -> list[Refused]:
+    """All refusals, in the order of the sources."""
+    return [one for part in sorted(parts, key=lambda part: part.number) for one in part.refused]
