@@ -31,7 +31,7 @@ VERBS = {
     "tune": "tune:tune",
     "estimate": "tune:estimate",
     "bench": "judge:bench",
-    "dedup": "judge:dedup",
+    "dedup": "dedup:dedup",
     "graph": "graph:graph",
     "import": "transfer:import_",
     "export": "transfer:export",
