@@ -44,7 +44,8 @@ def dedup(
     import json
 
     from engine.index.search import Index
-    from engine.jobs.dedup import DedupSpec, find_duplicates, score_against_truth
+    from engine.jobs.copy_metrics import score_against_truth
+    from engine.jobs.dedup import DedupSpec, find_duplicates
     from engine.jobs.report import check_outputs, write_duplicates
 
     spec = DedupSpec(threshold=threshold)

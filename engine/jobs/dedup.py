@@ -1,12 +1,8 @@
-"""Duplicates in a store: every photo searched in the index, pairs of high cosine, groups, and a score against truth."""
+"""Duplicates in a store: every photo searched in the index, pairs of high cosine, and groups."""
 
-import json
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +13,6 @@ from engine.index.search import Index
 from engine.index.spec import SearchSpec
 from engine.jobs.groups import DuplicateGroup, equal_rows, expand, group_photos
 from engine.progress import Progress, silent
-from engine.store.synth_copies import KINDS
 from kernels import Codes
 
 I64 = npt.NDArray[np.int64]
@@ -38,7 +33,6 @@ MOST_CANDIDATES = 2048
 WIDER = {"cosine": 1, "l2": 4, "ip": 8}
 # About 300 bytes each while they are grouped. Where there are more, nearly everything is like everything else.
 MOST_PAIRS = 20_000_000
-BURST = "burst"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,94 +202,3 @@ class _Join:
         if index.device.kind == "cuda" and candidates > MOST_CANDIDATES:
             return None
         return SearchSpec(k=wanted, probes=probes, rerank=candidates)
-
-
-@dataclass(frozen=True, kw_only=True)
-class KindFound:
-    """Of the planted pairs of one kind: how many there are, and how many were found."""
-
-    planted: int
-    found: int
-
-    @property
-    def recall(self) -> float | None:
-        """The share found; None where nothing was planted."""
-        return self.found / self.planted if self.planted else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TruthReport:
-    """How the found pairs compare with the planted ones.
-
-    kinds: by kind, in the order of KINDS; those of `burst` are not duplicates. precision: share of the found pairs
-    whose photos are copies of the same original, or that original itself; None where no pair was found.
-    """
-
-    kinds: dict[str, KindFound]
-    precision: float | None
-
-    @property
-    def bursts_found(self) -> int:
-        """How many planted pairs of a burst were taken for duplicates."""
-        return self.kinds[BURST].found
-
-    def document(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        kinds = {
-            name: {"planted": kind.planted, "found": kind.found, "recall": kind.recall}
-            for name, kind in self.kinds.items()
-        }
-        return {"kinds": kinds, "precision": self.precision, "bursts_found": self.bursts_found}
-
-
-def score_against_truth(duplicates: Duplicates, truth_path: Path) -> TruthReport:
-    """Recall by kind and precision against a `truth.jsonl`; InputError names a line that is not as it must be."""
-    planted = list(_read_truth(Path(truth_path)))
-    lowest = dict(duplicates.copies.tolist())
-    found = {(a, b) for a, b in duplicates.pairs.tolist()}
-    originals: dict[int, int] = {}
-
-    def original(photo: int) -> int:
-        while (parent := originals.get(photo, photo)) != photo:
-            originals[photo] = photo = originals.get(parent, parent)
-        return photo
-
-    there, hits = Counter[str](), Counter[str]()
-    for kind, photo, of in planted:
-        # Large classes of identical photos are in the pairs by their lowest photo alone.
-        a, b = sorted((lowest.get(photo, photo), lowest.get(of, of)))
-        there[kind] += 1
-        hits[kind] += (min(photo, of), max(photo, of)) in found or (a, b) in found or a == b
-        if kind != BURST:
-            originals[original(photo)] = original(of)
-    true = sum(original(a) == original(b) for a, b in found)
-    return TruthReport(
-        kinds={kind: KindFound(planted=there[kind], found=hits[kind]) for kind in KINDS},
-        precision=true / len(found) if found else None,
-    )
-
-
-def _read_truth(path: Path) -> Iterator[tuple[str, int, int]]:
-    """The kind, the copy and its source of each line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}). Give the truth.jsonl of the collection."
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text, expected the truth.jsonl of the collection.") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            kind, photo, of = entry["kind"], entry["photo_id"], entry["of"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            kind = photo = of = None
-        if kind not in KINDS or type(photo) is not int or type(of) is not int:
-            raise InputError(
-                f'{path}, line {number}: expected {{"kind": one of {", ".join(KINDS)}, "photo_id": number, '
-                f'"of": number}}. The file is damaged: write the collection again.'
-            )
-        yield kind, photo, of

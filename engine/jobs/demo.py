@@ -11,7 +11,8 @@ from engine.index.build import BuildReport, build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.jobs.bench import BenchSpec, run_bench, write_bench
-from engine.jobs.dedup import DedupSpec, find_duplicates, score_against_truth
+from engine.jobs.copy_metrics import score_against_truth
+from engine.jobs.dedup import DedupSpec, find_duplicates
 from engine.jobs.report import write_duplicates
 from engine.progress import Progress, silent
 from engine.store.durable import write_whole

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from engine.errors import DependencyError, InputError
-from engine.jobs.dedup import Duplicates, TruthReport
+from engine.jobs.copy_metrics import TruthReport
+from engine.jobs.dedup import Duplicates
 from engine.jobs.groups import DuplicateGroup
 from engine.store.dat import relative_path
 from engine.store.durable import disk_errors, flush_folder, part_of, publish

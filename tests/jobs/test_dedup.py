@@ -1,6 +1,5 @@
 """Duplicates against a brute-force join in NumPy."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from engine.errors import InputError
 from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
-from engine.jobs.dedup import DedupSpec, Duplicates, find_duplicates, score_against_truth
+from engine.jobs.dedup import DedupSpec, Duplicates, find_duplicates
 from engine.jobs.groups import LARGE_CLASS
 from engine.store.store import Store
 from engine.store.synth import features
@@ -174,65 +173,3 @@ def test_progress_names_the_phases(tmp_path: Path, photos):
 
     find_duplicates(index_of(tmp_path, photos[0]), None, progress)
     assert ("compare checksums", 700, 700) in calls and any(c[0] == "search" and c[1] == c[2] for c in calls)
-
-
-def duplicates_of(pairs: list[tuple[int, int]], copies: list[tuple[int, int]] = []) -> Duplicates:  # noqa: B006
-    return Duplicates(
-        pairs=np.array(sorted(pairs), np.int64).reshape(-1, 2), scores=np.ones(len(pairs), np.float32), groups=(),
-        copies=np.array(copies, np.int64).reshape(-1, 2), threshold=0.95, photos=100, searched_again=0, seconds={},
-        layer="fc7", metric="cosine", device="cpu",
-    )  # fmt: skip
-
-
-def truth_file(path: Path, *entries: tuple[str, int, int]) -> Path:
-    lines = [json.dumps({"kind": k, "photo_id": p, "of": o, "strength": 0.5}) for k, p, o in entries]
-    (path / "truth.jsonl").write_text("\n".join(lines) + "\n")
-    return path / "truth.jsonl"
-
-
-def test_truth_by_hand(tmp_path: Path):
-    truth = truth_file(
-        tmp_path, ("exact", 5, 1), ("exact", 9, 1), ("near-strong", 6, 2), ("near-weak", 7, 3), ("burst", 8, 4),
-        ("burst", 10, 4),
-    )  # fmt: skip
-    # (5, 9) is true by way of photo 1; (4, 8) is a burst, (1, 2) nobody planted.
-    report = score_against_truth(duplicates_of([(1, 5), (5, 9), (2, 6), (4, 8), (1, 2)]), truth)
-    counts = {kind: (entry.planted, entry.found) for kind, entry in report.kinds.items()}
-    assert counts == {
-        "exact": (2, 1), "near-strong": (1, 1), "near-medium": (0, 0), "near-weak": (1, 0), "burst": (2, 1),
-    }  # fmt: skip
-    assert report.precision == 3 / 5 and report.bursts_found == 1
-    assert report.kinds["exact"].recall == 0.5 and report.kinds["near-medium"].recall is None
-    assert report.document()["kinds"]["near-strong"] == {"planted": 1, "found": 1, "recall": 1.0}
-
-
-def test_truth_about_copies_that_are_in_no_pair(tmp_path: Path):
-    truth = truth_file(tmp_path, ("exact", 5, 3), ("near-strong", 20, 5), ("near-strong", 21, 5))
-    report = score_against_truth(duplicates_of([(1, 20), (1, 3), (1, 5)], [(3, 1), (5, 1)]), truth)
-    assert report.kinds["exact"].found == 1 and report.kinds["near-strong"].found == 1
-
-
-def test_truth_with_nothing_found(tmp_path: Path):
-    report = score_against_truth(duplicates_of([]), truth_file(tmp_path, ("exact", 5, 3)))
-    assert report.precision is None and report.kinds["exact"].recall == 0
-
-
-@pytest.mark.parametrize(
-    "line",
-    ["{", "[]", "7", '{"kind": "exact", "photo_id": 1}', '{"kind": "other", "photo_id": 1, "of": 2}',
-     '{"kind": "exact", "photo_id": true, "of": 2}', '{"kind": "exact", "photo_id": "1", "of": 2}',
-     '{"kind": ["exact"], "photo_id": 1, "of": 2}'],
-)  # fmt: skip
-def test_damaged_truth_names_the_line(tmp_path: Path, line: str):
-    truth = truth_file(tmp_path, ("exact", 5, 3))
-    truth.write_text(truth.read_text() + line + "\n")
-    with pytest.raises(InputError, match=r"truth\.jsonl, line 2: expected"):
-        score_against_truth(duplicates_of([]), truth)
-
-
-def test_truth_that_cannot_be_read(tmp_path: Path):
-    with pytest.raises(InputError, match=r"absent\.jsonl: cannot be read"):
-        score_against_truth(duplicates_of([]), tmp_path / "absent.jsonl")
-    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="not UTF-8"):
-        score_against_truth(duplicates_of([]), tmp_path / "binary")

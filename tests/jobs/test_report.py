@@ -16,7 +16,8 @@ from PIL import Image
 
 from engine.errors import DependencyError, EngineError, InputError
 from engine.jobs import report
-from engine.jobs.dedup import Duplicates, KindFound, TruthReport
+from engine.jobs.copy_metrics import KindFound, TruthReport
+from engine.jobs.dedup import Duplicates
 from engine.jobs.groups import group_photos
 from engine.jobs.report import FILES, check_outputs, thumbnail, write_duplicates
 from engine.store.durable import publish
