@@ -16,6 +16,7 @@ that come of it are in benchmarks/results/dedup-100000.md.
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -137,9 +138,10 @@ def all_edited_copies(seed: int, photos: int) -> Iterator[EditedCopies]:
 
 @dataclass(frozen=True, kw_only=True)
 class EditsReport:
-    """What was added to a collection: bytes of files, and pairs by kind."""
+    """What was added to a collection: bytes of files, in seconds, and pairs by kind."""
 
     bytes: int
+    seconds: float
     pairs: dict[str, int]
 
 
@@ -150,7 +152,7 @@ def add_edits(directory: Path, progress: Progress = silent) -> EditsReport:
     collection itself, truth.jsonl comes last: where it is missing, an interrupted one must be written again. InputError
     where there is no finished collection, or one with edited copies.
     """
-    directory = Path(directory)
+    directory, started = Path(directory), time.perf_counter()
     marker = describe(directory)
     if marker is None or "edits" in marker:
         what = "no finished sample collection" if marker is None else "has edited copies already"
@@ -172,7 +174,8 @@ def add_edits(directory: Path, progress: Progress = silent) -> EditsReport:
         raise EngineError(
             f"{error.filename or directory}: {error.strerror or error}. The collection is unfinished; run again."
         ) from error
-    return EditsReport(bytes=size, pairs=dict(Counter(pair.kind for pair in found)))
+    kinds = Counter(pair.kind for pair in found)
+    return EditsReport(bytes=size, seconds=time.perf_counter() - started, pairs=dict(kinds))
 
 
 def _write_files(features: Path, copies: EditedCopies) -> int:
