@@ -30,6 +30,16 @@ def dedup(
         float | None, typer.Option("--threshold", help="Least cosine of a duplicate.", show_default="the layer's")
     ] = None,
     images: ImagesOption = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep", help="largest, oldest, most-favoured or first of a group.", show_default="the most typical"
+        ),
+    ] = None,
+    decisions: Annotated[
+        list[Path] | None,
+        typer.Option("--decisions", help="decisions.json saved from a report; may be repeated.", show_default=False),
+    ] = None,
     truth: Annotated[
         Path | None, typer.Option("--truth", help="truth.jsonl of a sample collection.", show_default=False)
     ] = None,
@@ -46,19 +56,26 @@ def dedup(
     from engine.index.search import Index
     from engine.jobs.copy_metrics import score_against_truth
     from engine.jobs.dedup import DedupSpec, find_duplicates
-    from engine.jobs.report import check_outputs, write_duplicates
+    from engine.jobs.decisions import Decisions
+    from engine.jobs.keep import check_keep, choose_kept
+    from engine.jobs.report import ReportSpec, check_outputs, write_duplicates
 
+    told = Decisions.read(*decisions or [])
     spec = DedupSpec(threshold=threshold)
     if truth and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file, expected the truth.jsonl of a sample collection")
     layer, index_path = index_folder(store, layer, name)
     index = Index.open(index_path, device=settle(device))
     check_outputs(out, images)
+    rule = check_keep(keep, index.store, images)
     with Reporter() as progress:
         found = find_duplicates(index, spec, progress)
         planted = score_against_truth(found, truth) if truth else None
+        if rule:
+            found = choose_kept(found, index.store, rule, images, progress)
         progress("write the report", 0, 0)
-        files = write_duplicates(found, index.store, out, images=images, truth=planted)
+        made = ReportSpec(images=images, truth=planted, decisions=told, keep=rule)
+        files = write_duplicates(found, index.store, out, made)
     summary = json.loads(files["summary.json"].read_bytes())
     if json_:
         say_json(summary | {"files": {name: str(path) for name, path in files.items()}})

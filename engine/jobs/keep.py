@@ -27,12 +27,13 @@ KEEP_RULES: tuple[KeepRule, ...] = get_args(KeepRule)
 _SIZES_AT_ONCE = 4096
 
 
-def check_keep(rule: str | None, store: Store, images: Path | None) -> None:
-    """InputError where a rule is not known or has nothing to go by: worth an early call."""
+def check_keep(name: str | None, store: Store, images: Path | None) -> KeepRule | None:
+    """The rule of this name; InputError where it is not known or has nothing to go by: worth an early call."""
+    if name is None:
+        return None
+    rule = next((rule for rule in KEEP_RULES if rule == name), None)
     if rule is None:
-        return
-    if rule not in KEEP_RULES:
-        raise InputError(f"--keep {rule}: expected one of {', '.join(KEEP_RULES)}")
+        raise InputError(f"--keep {name}: expected one of {', '.join(KEEP_RULES)}")
     if rule == "largest" and images is None:
         raise InputError("--keep largest: goes by the size of the pictures. Say where they are with --images DIR.")
     if rule in _COLUMNS and not annotations_of(store, store.photo_ids[store.present_rows[:1]], _COLUMNS[rule]):
@@ -40,6 +41,7 @@ def check_keep(rule: str | None, store: Store, images: Path | None) -> None:
             f"--keep {rule}: goes by the annotations of the photos, and {store.path} has none. Read them with "
             "`mirsearch annotations ingest`, or choose --keep first."
         )
+    return rule
 
 
 def choose_kept(

@@ -1,0 +1,109 @@
+"""Which photos of groups of duplicates stay and which may go, by what was decided and by the kind of each group."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.jobs.decisions import Decisions
+from engine.jobs.groups import DuplicateGroup
+from engine.jobs.report_data import kind_of
+
+I64 = npt.NDArray[np.int64]
+
+# Photos of a burst are alike, yet each is a photo of its own: they go when somebody says so.
+REMOVED_KINDS = ("exact", "copy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """keep, drop: (k,), (d,) int64 photo ids ascending, of all groups together, without those removed before.
+
+    decided: groups of which somebody said which photo to keep. by_kind: undecided ones that photos are dropped from.
+    left: undecided ones that are left because of their kind. unsettled: groups from which nothing is dropped since
+    their representative was judged to be different from the others, or the photo to keep has been removed.
+    """
+
+    keep: I64
+    drop: I64
+    decided: int
+    by_kind: int
+    left: int
+    unsettled: int
+
+
+def plan_removal(
+    groups: Sequence[DuplicateGroup],
+    decisions: Decisions | None = None,
+    kinds: Iterable[str] = REMOVED_KINDS,
+    removed: I64 | None = None,
+) -> Removal:
+    """What becomes of the photos in groups.
+
+    A group of which somebody said which photo to keep loses the others; another one loses all but its representative if
+    it is of one of these kinds. A photo that was judged different from the one that is kept always stays. removed:
+    (r,) photo ids that are gone already; where the one to keep is among them, the others stay.
+    """
+    told = _Told(groups, decisions or Decisions())
+    gone = set() if removed is None else set(removed.tolist())
+    counts = {"decided": 0, "by_kind": 0, "left": 0, "unsettled": 0}
+    keep: list[int] = []
+    drop: list[int] = []
+    kinds = set(kinds)
+    for group in groups:
+        how, dropped = _judge(group, told, kind_of(group) in kinds, gone)
+        counts[how] += 1
+        drop += dropped
+        going = set(dropped)
+        keep += [photo for photo in group.photo_ids if photo not in going and photo not in gone]
+    return Removal(keep=_ascending(keep), drop=_ascending(drop), **counts)
+
+
+def _judge(group: DuplicateGroup, told: "_Told", wanted: bool, gone: set[int]) -> tuple[str, list[int]]:  # noqa: FBT001
+    """What is done with a group, and which photos are dropped."""
+    chosen = told.kept_in(group)
+    if len(chosen) > 1:  # of several groups that are one now: what was said of each holds, no more
+        pairs = [(kept, other) for kept, others in chosen.items() for other in others if other not in chosen]
+        return "decided", sorted({other for kept, other in pairs if kept not in gone and other not in gone})
+    if not chosen and not wanted:
+        return "left", []
+    kept = next(iter(chosen), group.representative)
+    dropped = [p for p in group.photo_ids if p != kept and p not in gone and not told.different(kept, p)]
+    if kept in gone or not dropped:
+        settled = chosen or all(p in gone for p in group.photo_ids if p != kept)
+        return "decided" if settled and kept not in gone else "unsettled", []
+    return "decided" if chosen else "by_kind", dropped
+
+
+class _Told:
+    """What was decided about photos that are in groups."""
+
+    def __init__(self, groups: Sequence[DuplicateGroup], decisions: Decisions) -> None:
+        here = np.unique(np.fromiter(chain.from_iterable(group.photo_ids for group in groups), np.int64))
+        different = decisions.different[np.isin(decisions.different, here).all(axis=1)]
+        self._different = set(map(tuple, different.tolist()))
+        self._kept: dict[int, list[int]] = {}
+        for kept, other in decisions.same[np.isin(decisions.same, here).all(axis=1)].tolist():
+            self._kept.setdefault(kept, []).append(other)
+
+    def different(self, a: int, b: int) -> bool:
+        """Whether two photos were judged to be no duplicates."""
+        return (min(a, b), max(a, b)) in self._different
+
+    def kept_in(self, group: DuplicateGroup) -> dict[int, list[int]]:
+        """The photos of a group that somebody wants to keep, each with those of which it is kept."""
+        if not self._kept:
+            return {}
+        members = set(group.photo_ids)
+        found = {
+            kept: [photo for photo in self._kept[kept] if photo in members]
+            for kept in group.photo_ids
+            if kept in self._kept
+        }
+        return {kept: others for kept, others in found.items() if others}
+
+
+def _ascending(photos: list[int]) -> I64:
+    return np.sort(np.array(photos, np.int64))
