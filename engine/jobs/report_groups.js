@@ -97,7 +97,7 @@ function picture(place, label, large) {
   image.loading = "lazy";
   const next = () => {
     if (left.length) image.src = left.shift();
-    else image.replaceWith(make("span", "", "photo " + id), make("br"), make("span", "", "no picture"));
+    else image.replaceWith(make("span", "", "photo " + id), make("span", "", "no picture"));
   };
   image.addEventListener("error", () => { image.closest(".frame")?.classList.toggle("none", !left.length); next(); });
   return { image, next };

@@ -13,8 +13,8 @@ const orders = {
 };
 
 function roleOf(group, i) {
-  const { kept, out } = verdictOf(group), stays = keptOf(group);
-  if (out.has(i)) return "not a duplicate";
+  const { kept } = verdictOf(group), stays = keptOf(group);
+  if (isOut(group, i)) return "not a duplicate";
   if (i === stays) return kept >= 0 ? "kept" : "representative";
   return kept >= 0 ? "to be removed" : told(data.s[starts[group] + i]);
 }
@@ -31,8 +31,8 @@ function verdictText(group) {
 
 function photo(group, i, pictured) {
   const place = starts[group] + i, id = String(data.p[place]), role = roleOf(group, i);
-  const { kept, out } = verdictOf(group), at = here.group === group && here.i === i;
-  const item = make("li", [out.has(i) ? "out" : i === keptOf(group) ? "kept" : "", at ? "here" : ""].join(" ").trim());
+  const { kept } = verdictOf(group), at = here.group === group && here.i === i;
+  const item = make("li", [isOut(group, i) ? "out" : i === keptOf(group) ? "kept" : "", at ? "here" : ""].join(" ").trim());
   item.dataset.i = i;
   item.tabIndex = at ? 0 : -1;
   item.setAttribute("aria-label", "Photo " + id + ", " + role);
@@ -43,7 +43,7 @@ function photo(group, i, pictured) {
   const credit = creditLine(place);
   if (credit) item.append(credit);
   const acts = make("div", "acts");
-  const keeps = button("yes", "Keep", kept === i), no = button("no", "Not a duplicate", out.has(i));
+  const keeps = button("yes", "Keep", kept === i), no = button("no", "Not a duplicate", isOut(group, i));
   keeps.dataset.do = "keep";
   no.dataset.do = "no";
   [keeps, no].forEach((one) => { one.tabIndex = at ? 0 : -1; });

@@ -12,6 +12,12 @@ function remaining(group) {
   return Array.from({ length: data.l[group] }, (_, i) => i).filter((i) => !out.has(i));
 }
 
+/** Whether a photo was judged to be no duplicate; where all others were, so is the last one. */
+function isOut(group, i) {
+  const { out } = verdictOf(group);
+  return out.has(i) || data.l[group] - out.size < 2;
+}
+
 /** The photo that stays: the one that was chosen, else the representative; −1 where that is different from the others. */
 function keptOf(group) {
   const { kept, out } = verdictOf(group);
