@@ -165,7 +165,6 @@ def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Re
         "groups_by_kind": {kind: kinds[kind] for kind in KINDS},
         "photos_in_groups": duplicates.grouped,
         "photos_identical_to_another": len(duplicates.copies),
-        "photos_searched_again": duplicates.searched_again,
         "keep": spec.keep,
         "decisions": len(spec.decisions) if spec.decisions else 0,
         "photos_to_keep": len(removal.keep),

@@ -33,7 +33,7 @@ def duplicates_of(
 ) -> Duplicates:  # fmt: skip
     return Duplicates(
         pairs=np.array(sorted(pairs), np.int64).reshape(-1, 2), scores=np.ones(len(pairs), np.float32), groups=groups,
-        copies=np.array(copies, np.int64).reshape(-1, 2), threshold=0.95, photos=100, searched_again=0, seconds={},
+        copies=np.array(copies, np.int64).reshape(-1, 2), threshold=0.95, photos=100, seconds={},
         layer="fc7", metric="cosine", device="cpu",
     )  # fmt: skip
 
