@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from engine.jobs.decisions import Decisions
 from engine.jobs.groups import DuplicateGroup
-from engine.jobs.report_data import kind_of
 
 I64 = npt.NDArray[np.int64]
 
@@ -53,7 +52,7 @@ def plan_removal(
     drop: list[int] = []
     kinds = set(kinds)
     for group in groups:
-        how, dropped = _judge(group, told, kind_of(group) in kinds, gone)
+        how, dropped = _judge(group, told, group.kind in kinds, gone)
         counts[how] += 1
         drop += dropped
         going = set(dropped)

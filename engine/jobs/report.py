@@ -20,7 +20,7 @@ from engine.jobs.dedup_context import credits_of
 from engine.jobs.groups import DuplicateGroup
 from engine.jobs.needed import need
 from engine.jobs.removal import Removal, plan_removal
-from engine.jobs.report_data import KINDS, Listing, kind_of
+from engine.jobs.report_data import KINDS, Listing
 from engine.jobs.report_figures import short
 from engine.jobs.report_page import PageSpec, page
 from engine.jobs.store_mark import mark_of
@@ -132,7 +132,7 @@ def _group_line(group: DuplicateGroup) -> bytes:
         "representative": group.representative,
         "photo_ids": group.photo_ids,
         "min_score": short(group.min_score),
-        "kind": kind_of(group),
+        "kind": group.kind,
     }
     return (json.dumps(entry) + "\n").encode()
 
@@ -143,12 +143,13 @@ def _write_pairs(duplicates: Duplicates, file: BinaryIO) -> None:
         "photo_id_a": np.ascontiguousarray(duplicates.pairs[:, 0]),
         "photo_id_b": np.ascontiguousarray(duplicates.pairs[:, 1]),
         "score": duplicates.scores,
+        "burst": np.zeros(len(duplicates.pairs), np.bool_) if duplicates.bursts is None else duplicates.bursts,
     }
     parquet.write_table(need("pyarrow", "pyarrow").table(columns), file)
 
 
 def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Removal) -> dict[str, Any]:
-    kinds = Counter(map(kind_of, duplicates.groups))
+    kinds, choice = Counter(group.kind for group in duplicates.groups), duplicates.threshold_choice
     groups = xxhash.xxh3_128(os.fsencode(store.path))
     for group in duplicates.groups:
         groups.update(_group_line(group))
@@ -158,7 +159,11 @@ def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Re
         "layer": duplicates.layer,
         "metric": duplicates.metric,
         "device": duplicates.device,
+        "method": duplicates.method,
+        "grouping": duplicates.grouping,
+        "normalised": duplicates.normalised,
         "threshold": duplicates.threshold,
+        "threshold_choice": choice.document() if choice else None,
         "photos": duplicates.photos,
         "pairs": len(duplicates.pairs),
         "groups": len(duplicates.groups),
@@ -166,6 +171,7 @@ def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Re
         "photos_in_groups": duplicates.grouped,
         "photos_identical_to_another": len(duplicates.copies),
         "keep": spec.keep,
+        "pairs_judged_different": duplicates.judged,
         "decisions": len(spec.decisions) if spec.decisions else 0,
         "photos_to_keep": len(removal.keep),
         "photos_to_drop": len(removal.drop),

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.jobs.dedup import Duplicates
-from engine.jobs.groups import DuplicateGroup
+from engine.jobs.groups import DuplicateGroup, Kind
 from engine.jobs.pair_scores import PairScores
 
 I64 = npt.NDArray[np.int64]
@@ -16,7 +16,7 @@ I64 = npt.NDArray[np.int64]
 # What keeps the page below 50 MB with everything in it, and quick. The files beside it always hold all.
 LISTED_GROUPS, LISTED_PHOTOS, LISTED_IN_A_GROUP = 250_000, 500_000, 500
 CREDITS_BYTES = 12_000_000
-KINDS = ("exact", "copy", "burst")
+KINDS = get_args(Kind)
 _WHOLE = 1_000_000  # a score of 1; others are whole millionths
 _EXACT_NUMBERS = 1 << 53  # up to here every whole number is one of JavaScript's too
 
@@ -72,17 +72,12 @@ class Listing:
             "n": [len(group.photo_ids) for group in self.groups],
             "l": self.listed.tolist(),
             "m": _millionths(np.array([group.min_score for group in self.groups], np.float32)),
-            "k": "".join(str(KINDS.index(kind_of(group))) for group in self.groups),
+            "k": "".join(str(KINDS.index(group.kind)) for group in self.groups),
             "p": ids,
             "s": _millionths(self.scores),
             "c": numbers if table else [],
             "credits": table,
         }
-
-
-def kind_of(group: DuplicateGroup) -> str:
-    """exact, copy or burst."""
-    return getattr(group, "kind", None) or ("exact" if group.min_score >= 1 else "copy")
 
 
 def _millionths(scores: npt.NDArray[np.float32]) -> list[int]:

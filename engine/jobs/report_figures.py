@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.jobs.dedup import Duplicates
+from engine.jobs.dedup_threshold import ThresholdChoice
 
 BARS = 40
 
@@ -116,7 +117,7 @@ def histogram(
 
 def score_section(duplicates: Duplicates) -> str:
     """The histogram that the threshold was chosen from, and how it was; or else that of the pairs that were found."""
-    choice = getattr(duplicates, "threshold_choice", None)
+    choice = duplicates.threshold_choice
     if choice is None or not sum(choice.counts):
         drawing, title, said = pair_histogram(duplicates), "Scores of the pairs", ""
         if choice is not None:
@@ -134,7 +135,7 @@ def score_section(duplicates: Duplicates) -> str:
     )
 
 
-def _chosen(choice: Any) -> str:
+def _chosen(choice: ThresholdChoice) -> str:
     """How the threshold came about, in words and numbers."""
     facts = [
         ("Threshold", f"{choice.threshold:.4f}", choice.how),

@@ -101,7 +101,7 @@ def test_files_hold_groups_and_pairs(tmp_path: Path, store: Store):
     ]
     table = pq.read_table(paths["pairs.parquet"])
     assert [(field.name, str(field.type)) for field in table.schema] == [
-        ("photo_id_a", "int64"), ("photo_id_b", "int64"), ("score", "float"),
+        ("photo_id_a", "int64"), ("photo_id_b", "int64"), ("score", "float"), ("burst", "bool"),
     ]  # fmt: skip
     assert np.array_equal(np.stack([table["photo_id_a"], table["photo_id_b"]], axis=1), SOME.pairs)
     assert np.array_equal(table["score"].to_numpy(), SOME.scores)
@@ -195,7 +195,7 @@ def test_without_duplicates_there_is_still_a_page(tmp_path: Path, store: Store):
     paths = write_duplicates(duplicates([]), store, tmp_path)
     assert paths["groups.jsonl"].read_bytes() == b""
     table = pq.read_table(paths["pairs.parquet"])
-    assert table.num_rows == 0 and [str(field.type) for field in table.schema] == ["int64", "int64", "float"]
+    assert table.num_rows == 0 and [str(field.type) for field in table.schema] == ["int64", "int64", "float", "bool"]
     page = Page(paths["report.html"])
     assert page.data["n"] == page.data["p"] == [] and "rect" not in page.tags
     assert "No pair scores between the threshold and 1." in page.text

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from engine.jobs import report, report_page
 from engine.jobs.decisions import Decisions
 from engine.jobs.dedup import Duplicates
-from engine.jobs.groups import DuplicateGroup
+from engine.jobs.groups import DuplicateGroup, Kind
 from engine.jobs.removal import plan_removal
 from engine.jobs.report import ReportSpec, write_duplicates
 from engine.store.store import Store
@@ -29,10 +30,14 @@ NAMES = {
     1: "</script><script>window.hacked = 1</script>", 2: "\"quotes\" & 'more' <img src=x onerror='window.hacked=2'>",
     3: "\u202eمريم الشاعر", 4: "\U0001f4f7 pixel", 5: "Jane Doe", 6: "Jane Doe",
 }  # fmt: skip
-# Groups by size: 1–4 (a burst, of 4 photos), 10–12 (3), 5 and 6, 20 and 21 (exact).
+KINDS: dict[int, Kind] = {20: "exact", 10: "burst"}  # of groups by their representatives
 PAIRS = [
     (1, 2, 0.97), (1, 3, 0.96), (1, 4, 0.955), (10, 11, 0.98), (10, 12, 0.99), (5, 6, 0.951), (20, 21, 1.0),
 ]  # fmt: skip
+
+
+FOUND = duplicates(PAIRS)
+FOUND = replace(FOUND, groups=tuple(replace(one, kind=KINDS.get(one.representative, "copy")) for one in FOUND.groups))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +78,7 @@ def credits_of(store: Store, photos: Any) -> dict[int, dict[str, str]]:
 @pytest.fixture
 def page(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(report, "credits_of", credits_of)
-    return write(duplicates(PAIRS), store, tmp_path / "out")
+    return write(FOUND, store, tmp_path / "out")
 
 
 def write(found: Duplicates, store: Store, out: Path, **spec: Any) -> Path:
@@ -158,7 +163,7 @@ def test_no_other_host_could_be_asked(browser: Browser, page: Path) -> None:
 FILTERS: list[tuple[dict[str, object], list[str]]] = [
     ({"size": 3}, ["1", "10"]), ({"most": 3}, ["10", "5", "20"]), ({"size": 3, "most": 3}, ["10"]),
     ({"score": 0.955}, ["1", "10", "20"]), ({"upto": 0.98}, ["1", "10", "5"]), ({"score": 0.96, "upto": 0.99}, ["10"]),
-    ({"kind": "0"}, ["20"]), ({"kind": "1"}, ["1", "10", "5"]), ({"kind": "2"}, []),
+    ({"kind": "0"}, ["20"]), ({"kind": "1"}, ["1", "5"]), ({"kind": "2"}, ["10"]),
     ({"order": "close"}, ["20", "10", "1", "5"]), ({"order": "far"}, ["5", "1", "10", "20"]),
     ({"order": "id"}, ["1", "5", "10", "20"]), ({"order": "small"}, ["5", "20", "10", "1"]),
     ({"owners": "one"}, ["5"]), ({"owners": "several"}, ["1"]), ({"photo": 12}, ["10"]), ({"photo": "7"}, []),
@@ -196,8 +201,8 @@ def test_decisions_by_keyboard_become_a_file(browser: Browser, page: Path, tmp_p
     assert "decisions.json" in browser.run("document.getElementById('saved').textContent")
     told = Decisions.read(tmp_path / "downloads" / "decisions.json")
     assert told.different.tolist() == [[1, 3], [2, 3], [3, 4], [5, 6]]
-    plan = plan_removal(duplicates(PAIRS).groups, told)
-    assert plan.drop.tolist() == [1, 4, 11, 12, 21] and plan.keep.tolist() == [2, 3, 5, 6, 10, 20]
+    plan = plan_removal(FOUND.groups, told)
+    assert plan.drop.tolist() == [1, 4, 21] and plan.keep.tolist() == [2, 3, 5, 6, 10, 11, 12, 20]
 
 
 def test_undo_goes_back_step_by_step(browser: Browser, page: Path, tmp_path: Path) -> None:
