@@ -12,7 +12,7 @@ kind, and the direction is the kind's own:
 - cropped: a part of the content is gone, and other content fills the frame: the way in which photos of a burst differ.
 
 The copy of photo i is photo FIRST + i. It depends on the seed and on i alone, and changes no other photo. The cosines
-that come of it are in benchmarks/results/dedup-100000.md.
+that come of it are in benchmarks/results/dedup-fc7-100000.md.
 """
 
 import json
