@@ -1,13 +1,16 @@
 """`dedup apply`: what was found and decided about duplicates becomes lists, or photos marked as removed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from engine.cli.console import say_facts, say_json, say_next
 from engine.cli.options import JsonOption, wrong_usage
 from engine.words import counted
+
+if TYPE_CHECKING:
+    from engine.jobs.removal import Removal
 
 
 def apply(
@@ -43,8 +46,7 @@ def apply(
         facts: list[tuple[str, object]] = [
             ("decided", f"{counted(removal.decided, 'group')} by {counted(found.decisions, 'decision')}"),
             ("by kind", f"{counted(removal.by_kind, 'group')} ({kinds})"),
-            ("left", f"{counted(removal.left, 'group')} of other kinds"),
-            ("unsettled", f"{counted(removal.unsettled, 'group')} without the photo to keep: run `dedup` again"),
+            *((name, f"{counted(count, 'group')} {what}") for name, count, what in _rest(removal) if count),
             ("stay", f"{len(removal.keep):,}: {found.files['keep.txt']}"),
             ("may go", f"{going:,}: {found.files['drop.txt']}"),
         ]
@@ -54,17 +56,26 @@ def apply(
         say_json({
             "store": str(found.store), "groups": found.groups, "decisions": found.decisions,
             "decided": removal.decided, "by_kind": removal.by_kind, "left": removal.left,
-            "unsettled": removal.unsettled, "keep": len(removal.keep), "drop": going,
+            "settled": removal.settled, "unsettled": removal.unsettled, "keep": len(removal.keep), "drop": going,
             "removed": report.changed if report else 0, "photos": report.photos if report else None,
             "files": {name: str(path) for name, path in found.files.items()},
         })  # fmt: skip
     elif report:
         say_facts(f"{counted(report.changed, 'photo')} removed, {report.photos:,} are left in {found.store}", [])
-        say_next(["remove", found.store, "--undo", "--ids-file", found.files["drop.txt"]], ["compact", found.store])
+        say_next(["remove", found.store, "--undo", "--ids-file", found.undo], ["compact", found.store])
     elif going:
         again = ["--store", store] if store else []
         told = [word for path in decisions or () for word in ("--decisions", path)]
         say_next(["dedup", "apply", folder, *again, *told, "--kinds", kinds, "--remove"])
+
+
+def _rest(removal: "Removal") -> list[tuple[str, int, str]]:
+    """The groups that nothing is dropped from."""
+    return [
+        ("left", removal.left, "of other kinds, not decided"),
+        ("settled", removal.settled, "with nothing left to drop"),
+        ("unsettled", removal.unsettled, "without a photo to keep: run `dedup` again, or decide"),
+    ]
 
 
 def _kinds(text: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from engine.jobs.dedup_normalise import normalised
 from engine.jobs.dedup_photos import F32, I64, Photos, indices_of, searcher_of
 from engine.jobs.dedup_threshold import ThresholdChoice
 from engine.jobs.groups import DuplicateGroup, equal_rows, expand, group_photos, in_order
+from engine.jobs.parted import parted
 from engine.progress import Progress, silent
 
 Method = Literal["index", "exhaustive"]
@@ -138,11 +139,12 @@ def find_duplicates(
     good = scores.astype(np.float64) >= choice.threshold
     found = _grouped(photos, lowest, near[good], scores[good], spec, progress)
     clock.lap("group")
-    return Duplicates(
+    every = Duplicates(
         **found, threshold=choice.threshold, threshold_choice=choice, photos=searcher.store.photos,
         layer=searcher.layer, metric=searcher.metric, device=_device(searcher, device), method=spec.method,
         grouping=spec.groups, normalised=spec.normalise, resumed=resumed, seconds=clock.seconds,
     )  # fmt: skip
+    return parted(every, spec.decisions or Decisions())
 
 
 def job_of(searcher: Searcher, spec: DedupSpec, **more: Any) -> dict[str, Any]:

@@ -16,11 +16,13 @@ from engine.jobs.removal import REMOVED_KINDS, Removal, plan_removal
 from engine.jobs.report import write_ids, write_together
 from engine.jobs.report_data import KINDS
 from engine.jobs.store_mark import check_mark
-from engine.store.change import RemoveReport, remove
+from engine.store.change import RemoveReport, read_id_list, remove
+from engine.store.durable import write_whole
 from engine.store.store import Store
 
 # Where the page's file may have been put; used if it is there and no other is named.
 DECISIONS = "decisions.json"
+REMOVED = "removed.txt"  # all photos that were ever marked as removed by this report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class ApplySpec:
 class Applied:
     """What a report comes to: its store, groups, decisions that were read, and what stays and goes. files: by name."""
 
+    folder: Path
     store: Path
     groups: int
     decisions: int
@@ -46,8 +49,19 @@ class Applied:
     files: dict[str, Path]
 
     def remove(self) -> RemoveReport:
-        """Mark the photos that go as removed in the store; `mirsearch remove --undo` brings them back."""
+        """Mark the photos that go as removed in the store.
+
+        They are written down in removed.txt first: `mirsearch remove --undo --ids-file` brings them back.
+        """
+        before = read_id_list(self.undo) if self.undo.exists() else []
+        every = np.union1d(self.removal.drop, before).astype(np.int64)
+        write_whole(self.undo, b"".join(b"%d\n" % photo for photo in every))
         return remove(self.store, self.removal.drop)
+
+    @property
+    def undo(self) -> Path:
+        """The list of all photos that were marked."""
+        return self.folder / REMOVED
 
 
 def apply_report(folder: Path, spec: ApplySpec | None = None) -> Applied:
@@ -73,7 +87,9 @@ def apply_report(folder: Path, spec: ApplySpec | None = None) -> Applied:
     removal = plan_removal(groups, told, spec.kinds, gone)
     files = write_together(folder, {"keep.txt": partial(write_ids, photo_ids=removal.keep),
                                     "drop.txt": partial(write_ids, photo_ids=removal.drop)})  # fmt: skip
-    return Applied(store=store.path, groups=len(groups), decisions=len(told), removal=removal, files=files)
+    return Applied(
+        folder=folder, store=store.path, groups=len(groups), decisions=len(told), removal=removal, files=files
+    )  # fmt: skip
 
 
 _AGAIN = "Run `mirsearch dedup` again."

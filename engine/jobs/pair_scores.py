@@ -1,9 +1,12 @@
 """The score of any two photos among the pairs that a search for duplicates found."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
-from engine.jobs.dedup import Duplicates
+if TYPE_CHECKING:
+    from engine.jobs.dedup import Duplicates
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
@@ -12,7 +15,7 @@ F32 = npt.NDArray[np.float32]
 class PairScores:
     """Scores looked up by photo ids; large classes of identical photos are in the pairs by their lowest id alone."""
 
-    def __init__(self, duplicates: Duplicates) -> None:
+    def __init__(self, duplicates: "Duplicates") -> None:
         self._copies = duplicates.copies
         self._photos = np.unique(np.concatenate([duplicates.pairs.ravel(), duplicates.copies.ravel()]))
         self._keys = self._key(duplicates.pairs[:, 0], duplicates.pairs[:, 1])

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,9 @@ class Removal:
     """keep, drop: (k,), (d,) int64 photo ids ascending, of all groups together, without those removed before.
 
     decided: groups of which somebody said which photo to keep. by_kind: undecided ones that photos are dropped from.
-    left: undecided ones that are left because of their kind. unsettled: groups from which nothing is dropped since
-    their representative was judged to be different from the others, or the photo to keep has been removed.
+    left: undecided ones that are left because of their kind. settled: groups of which nothing is left to drop, all
+    others being gone or judged different. unsettled: groups from which nothing is dropped since their representative
+    was judged different from all others, or the photo to keep has been removed.
     """
 
     keep: I64
@@ -30,6 +31,7 @@ class Removal:
     decided: int
     by_kind: int
     left: int
+    settled: int
     unsettled: int
 
 
@@ -47,7 +49,7 @@ def plan_removal(
     """
     told = _Told(groups, decisions or Decisions())
     gone = set() if removed is None else set(removed.tolist())
-    counts = {"decided": 0, "by_kind": 0, "left": 0, "unsettled": 0}
+    counts = {"decided": 0, "by_kind": 0, "left": 0, "settled": 0, "unsettled": 0}
     keep: list[int] = []
     drop: list[int] = []
     kinds = set(kinds)
@@ -69,11 +71,13 @@ def _judge(group: DuplicateGroup, told: "_Told", wanted: bool, gone: set[int]) -
     if not chosen and not wanted:
         return "left", []
     kept = next(iter(chosen), group.representative)
-    dropped = [p for p in group.photo_ids if p != kept and p not in gone and not told.different(kept, p)]
-    if kept in gone or not dropped:
-        settled = chosen or all(p in gone for p in group.photo_ids if p != kept)
-        return "decided" if settled and kept not in gone else "unsettled", []
-    return "decided" if chosen else "by_kind", dropped
+    others = [photo for photo in group.photo_ids if photo != kept and photo not in gone]
+    dropped = [photo for photo in others if not told.different(kept, photo)]
+    if dropped and kept not in gone:
+        return "decided" if chosen else "by_kind", dropped
+    # Of photos that are different from the one to keep, or without it, nobody said what they are to each other.
+    alone = len(others) + (kept not in gone) < 2
+    return "settled" if alone or told.all_different(others) else "unsettled", []
 
 
 class _Told:
@@ -90,6 +94,10 @@ class _Told:
     def different(self, a: int, b: int) -> bool:
         """Whether two photos were judged to be no duplicates."""
         return (min(a, b), max(a, b)) in self._different
+
+    def all_different(self, photos: list[int]) -> bool:
+        """Whether no two of these photos are duplicates, for so it was said of each two."""
+        return all(self.different(a, b) for a, b in combinations(photos, 2))
 
     def kept_in(self, group: DuplicateGroup) -> dict[int, list[int]]:
         """The photos of a group that somebody wants to keep, each with those of which it is kept."""

@@ -26,7 +26,7 @@ def dropped(*entries: tuple[Any, ...], **more: Any) -> list[int]:
     gone = more.get("removed", np.empty(0, np.int64))
     assert np.array_equal(np.sort(np.concatenate([plan.keep, plan.drop])), np.setdiff1d(every, gone))
     assert np.array_equal(plan.keep, np.unique(plan.keep)) and np.array_equal(plan.drop, np.unique(plan.drop))
-    assert plan.decided + plan.by_kind + plan.left + plan.unsettled == len(GROUPS)
+    assert plan.decided + plan.by_kind + plan.left + plan.settled + plan.unsettled == len(GROUPS)
     found: list[int] = plan.drop.tolist()
     return found
 
@@ -50,6 +50,8 @@ def test_what_was_decided_goes_before_the_kind() -> None:
 def test_what_is_different_stays() -> None:
     assert dropped(("different", 3, 1, 2, 4)) == [1, 4, 11]
     assert dropped(("all-different", 1, 2, 3, 4)) == [11]
+    plan = plan_removal(GROUPS, told(("all-different", 1, 2, 3, 4)))
+    assert (plan.settled, plan.unsettled) == (1, 0)
     assert dropped(("different", 3, 1, 2, 4), ("same", 4, 1, 2)) == [1, 2, 11]
     assert dropped(("different", 1, 3)) == [1, 3, 4, 11]  # neither of them is kept: nothing was said of 2
 
@@ -87,6 +89,13 @@ def test_photos_that_are_gone_already(gone: list[int], expected: list[int]) -> N
 def test_a_chosen_photo_that_is_gone_keeps_the_others() -> None:
     assert dropped(("same", 1, 2, 3, 4), removed=np.array([1])) == [11]
     assert dropped(("same", 1, 2), ("same", 4, 3), removed=np.array([1])) == [3, 11]
+
+
+def test_where_all_others_are_gone_nothing_is_left_to_do() -> None:
+    plan = plan_removal(GROUPS, told(("same", 10, 11)), removed=np.array([1, 3, 4, 11]))
+    assert (plan.decided, plan.by_kind, plan.settled, plan.unsettled) == (0, 0, 2, 0)
+    plan = plan_removal(GROUPS, removed=np.array([2, 3, 4, 10]))  # one photo of each is left: no duplicates any more
+    assert (plan.settled, plan.unsettled) == (2, 0)
 
 
 def test_nothing_at_all() -> None:
