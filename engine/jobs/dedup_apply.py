@@ -53,8 +53,9 @@ class Applied:
 
         They are written down in removed.txt first: `mirsearch remove --undo --ids-file` brings them back.
         """
-        before = read_id_list(self.undo) if self.undo.exists() else []
-        every = np.union1d(self.removal.drop, before).astype(np.int64)
+        every = self.removal.drop
+        if self.undo.exists():
+            every = np.union1d(every, read_id_list(self.undo))
         write_whole(self.undo, b"".join(b"%d\n" % photo for photo in every))
         return remove(self.store, self.removal.drop)
 

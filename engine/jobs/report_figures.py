@@ -53,6 +53,7 @@ def truth_table(truth: dict[str, Any]) -> str:
         f"<td>{percent(entry['recall'])}</td>"
         f"<td class=meter><i style='width:{100 * (entry['recall'] or 0):.1f}%'></i></td></tr>"
         for kind, entry in truth["kinds"].items()
+        if entry["planted"]
     )
     return (
         "<section aria-labelledby=truth><h2 id=truth>Against the truth</h2><table><thead><tr><th scope=col>Kind of pair"
@@ -149,5 +150,6 @@ def _chosen(choice: ThresholdChoice) -> str:
         for name, value, note in facts
         if value is not None
     )
+    reason = choice.reason[:1].upper() + choice.reason[1:]
     sampled = f" The nearest neighbour of {choice.sampled:,} photos was looked at; exact copies are left out."
-    return f"<p>{page_text(choice.reason)}{sampled if choice.sampled else ''}</p><table class=facts>{rows}</table>"
+    return f"<p>{page_text(reason)}.{sampled if choice.sampled else ''}</p><table class=facts>{rows}</table>"

@@ -71,7 +71,7 @@ function creditLine(place) {
 function ownersOf(group) {
   const owners = new Set();
   for (let place = starts[group]; place < starts[group + 1]; place++) {
-    const owner = creditOf(place)?.owner;
+    const owner = data.credits[data.c[place]]?.[0];
     if (!owner) return "";
     owners.add(owner);
   }

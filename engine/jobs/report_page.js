@@ -152,7 +152,7 @@ function turn(by) {
   const before = page;
   page += by;
   draw();
-  if (page !== before) byId("bar").scrollIntoView();
+  if (page !== before) byId("groups").scrollIntoView();
   return page !== before;
 }
 
@@ -184,7 +184,7 @@ function onGroup(act, goOn) {
   if (group < 0) return;
   act(group, i);
   byId("said").textContent = "Group " + count.format(group + 1) + ": " + (verdictText(group) || "undecided");
-  say(changedSince ? "Not saved to a file yet; remembered in this browser." : "");
+  say(changedSince ? "Remembered here, not saved to a file yet." : "");
   redraw(group);
   if (goOn) step(1);
   if (here.group === group) goTo(group, here.i);
@@ -282,5 +282,5 @@ byId("load").addEventListener("change", load);
 document.addEventListener("keydown", pressed);
 addEventListener("pagehide", remember);
 recall();
-if (verdicts.size && changedSince) say("As it was left; not saved to a file yet.");
+if (verdicts.size && changedSince) say("As it was left, not saved to a file yet.");
 choose();

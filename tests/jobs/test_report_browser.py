@@ -372,7 +372,15 @@ def test_a_page_of_many_groups(browser: Browser, tmp_path: Path, store: Store, g
     assert browser.run("document.querySelectorAll('*').length") < 2_500
     choose(browser, order="close")
     assert shown(browser)[0] == ["199998", "199999"]
-    browser.press("]", "j", "Enter")
+    browser.run("window.scrollTo(0, 3000)")
+    browser.press("]")
+    assert browser.run("document.getElementById('where').textContent") == "51–100 of 100,000"
+    top, bar = browser.run(
+        "['.group', '#bar'].map((one) => document.querySelector(one).getBoundingClientRect()).map((a, i) => "
+        "i ? a.bottom : a.top)"
+    )
+    assert bar - 1 <= top < bar + 100  # the new page is seen from its beginning
+    browser.press("j", "Enter")
     assert browser.run("document.getElementById('count').textContent") == "1 of 100,000"
     choose(browser, photo="100001")
     assert shown(browser) == [["100000", "100001"]]
