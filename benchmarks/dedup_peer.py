@@ -1,4 +1,4 @@
-"""One peer of `benchmarks.dedup` in a process of its own, by any Python that has it: imports nothing of ours.
+"""One peer of `benchmarks.dedup` in a process of its own, by any Python that has it; FAISS by ours.
 
 `python dedup_peer.py PEER ROWS.npy PHOTOS THRESHOLD OUT.npz` takes the first PHOTOS rows and writes, for each setting
 of the peer, the pairs of row numbers (m, 2) that it says have a cosine of at least THRESHOLD, and prints one JSON
@@ -71,7 +71,9 @@ def of_ranges(limits: Any, near: Any) -> Any:
 
 
 def faiss_flat(rows: Any, threshold: float) -> Iterator[Answer]:
-    faiss = importlib.import_module("faiss")
+    from engine.index import ivfpq
+
+    faiss = ivfpq.faiss()
     started = time.perf_counter()
     rows = unit(rows)
     index = faiss.IndexFlatIP(rows.shape[1])
@@ -82,7 +84,9 @@ def faiss_flat(rows: Any, threshold: float) -> Iterator[Answer]:
 
 
 def faiss_ivf_flat(rows: Any, threshold: float) -> Iterator[Answer]:
-    faiss = importlib.import_module("faiss")
+    from engine.index import ivfpq
+
+    faiss = ivfpq.faiss()
     started = time.perf_counter()
     rows = unit(rows)
     lists = 1 << round(np.log2(4 * np.sqrt(len(rows))))

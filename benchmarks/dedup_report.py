@@ -39,7 +39,7 @@ severe crops were the hardest of them for its winners, beside pictures hidden in
 2202.04007). We know of no table of cosines of this network's features by edit to calibrate against.
 
 Real bursts may be nearer than those planted: of VGG16's fc7 of frames of 51 video clips, the median cosine to the
-nearest other frame is 0.97 (`sample_statistics.md`, cosine to neighbour 1). No threshold tells such frames from copies."""
+nearest other frame is 0.97 (`sample_statistics.md`, cosine to neighbour 1). No threshold tells those from copies."""
 
 
 def report(setting: Setting, results: Document, missing: dict[str, str]) -> tuple[Document, str]:
