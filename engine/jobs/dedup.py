@@ -13,7 +13,14 @@ from engine.errors import InputError
 from engine.index.fused import FusedIndex
 from engine.index.search import Index
 from engine.index.searcher import Searcher
-from engine.jobs import dedup_nearest, dedup_threshold, groups_linked
+from engine.jobs import (
+    dedup_ceilings,
+    dedup_exhaustive,
+    dedup_join,
+    dedup_nearest,
+    dedup_threshold,
+    groups_linked,
+)
 from engine.jobs.decisions import Decisions
 from engine.jobs.dedup_bursts import burst_pairs
 from engine.jobs.dedup_ceilings import ceilings_of
@@ -25,6 +32,7 @@ from engine.jobs.dedup_threshold import ThresholdChoice
 from engine.jobs.groups import DuplicateGroup, equal_rows, expand, group_photos, in_order
 from engine.jobs.parted import parted
 from engine.progress import Progress, silent
+from engine.version import VERSION
 
 Method = Literal["index", "exhaustive"]
 Grouping = Literal["medoid", "complete", "components"]
@@ -152,7 +160,13 @@ def job_of(searcher: Searcher, spec: DedupSpec, **more: Any) -> dict[str, Any]:
     store, indices = searcher.store, indices_of(searcher)
     return {
         "job": "dedup",
-        "version": 1,
+        "engine": VERSION,
+        "blocks": [
+            dedup_ceilings.BLOCK_ROWS,
+            dedup_join.BLOCKS,
+            dedup_join.LEAST_WORK,
+            *dedup_exhaustive.LINES.values(),
+        ],
         "store": store.manifest.state,
         "removed": store.manifest.removed.xxh3 if store.manifest.removed else None,
         "layer": searcher.layer,

@@ -14,6 +14,7 @@ SAMPLE, SEED = 2000, 0
 NEIGHBORS, SPARE = 16, 8
 TENTH = 9  # the place of the neighbour whose score is a photo's typical one
 TOGETHER = 1024  # photos that are looked at at once
+DEEPER, MOST = 4, 1024  # neighbours, where copies of one photo are many
 # Neighbours by distance or inner product are compared by cosine: so many times more of them.
 _MORE = {"cosine": 1, "l2": 4, "ip": 8}
 
@@ -41,12 +42,21 @@ def nearest_scores(searcher: Searcher, photos: Photos, lowest: I64, progress: Pr
 def neighbor_scores(
     searcher: Searcher, photos: Photos, lowest: I64, rows: I64, progress: Progress = silent
 ) -> NearestScores:
-    """The neighbours of these rows of the first store, of photos that are copies of each other one."""
-    k = min((NEIGHBORS + SPARE) * _MORE[searcher.metric], searcher.store.photos - 1)
+    """The neighbours of these rows of the first store, of photos that are copies of each other one.
+
+    As the index finds them; of one by distance or inner product, the best by cosine of 4 or 8 times as many.
+    """
+    most = searcher.store.photos - 1
+    k = min((NEIGHBORS + SPARE) * _MORE[searcher.metric], most)
     every = [_none()]
     for start in range(0, len(rows) if k > 0 else 0, TOGETHER):
         some = rows[start : start + TOGETHER]
         every.append(_scored(photos, lowest, some, _neighbors(searcher, some, k)))
+        wider = k
+        while (short := np.flatnonzero(np.isinf(every[-1].scores[:, -1]))).size and wider < min(most, MOST):
+            wider = min(DEEPER * wider, most, MOST)  # copies have taken the places of others
+            again = _scored(photos, lowest, some[short], _neighbors(searcher, some[short], wider))
+            every[-1].scores[short] = again.scores
         progress("look at neighbours", start + len(some), len(rows), unit="photos")
     scores = np.concatenate([part.scores for part in every])
     if k <= 0:

@@ -27,7 +27,8 @@ from engine.jobs.dedup_photos import Photos
 # of unlike photos lie closer together in fc8 (to 0.966 by chance, bursts to 0.971), so its threshold is higher.
 THRESHOLDS = {"fc7": 0.95, "fc8": 0.975}
 OTHER_LAYERS = 0.95
-FALSE_PAIRS = 0.001  # of the floor, where no other rate is asked for
+# Of the floor, where no other rate is asked for. At it, 20,000 photos of the sample collection have a 30th of that.
+FALSE_PAIRS = 0.01
 CENSORED = 4  # of the nearest neighbours
 FEWEST = 200  # photos of a sample below which nothing is said about the others
 DEEPEST = 0.05  # below the default, no valley is looked for
@@ -133,7 +134,8 @@ def choose(nearest: NearestScores, default: float, *, given: float | None, rate:
     Its `threshold` is then refined by `refine`, of all pairs that reach it.
     """
     edges, counts = histogram(nearest.scores)
-    shown = usable(nearest.scores, default)
+    # Who asks for a rate says that what is near is not what counts as a copy.
+    shown = usable(nearest.scores, default if rate is None else np.inf)
     tenth = nearest.scores[:, TENTH][np.isfinite(nearest.scores[:, TENTH])]
     facts: dict[str, Any] = {
         "default": default, "false_pairs": FALSE_PAIRS if rate is None else rate, "sampled": len(nearest.scores),
