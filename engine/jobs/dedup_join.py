@@ -2,7 +2,9 @@
 
 Cost of a photo, where n photos lie in c cells and each is compared with v of them: its row read once (16 KiB of fc7)
 and projected (2 · 4,096 · 256 operations), 128 c for the cells, 514 v n / c for the ceilings; then 2 KiB of 4-bit codes
-for each pair whose ceiling reaches the threshold, and 16 KiB for each whose codes nearly do.
+for each pair whose ceiling reaches the threshold, and 16 KiB for each whose codes nearly do. The floor is the reading:
+16 µs at 1 GB/s. Beyond the maps 4 · 257 bytes of ceilings (a map too, in a folder) and c / 8 bytes of visits are held.
+Of 100,000 photos of the sample collection, fc7, threshold 0.95: 91 µs of processor time a photo, all included.
 """
 
 from collections.abc import Sequence

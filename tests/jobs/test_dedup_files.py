@@ -124,7 +124,7 @@ def test_pairs_of_several_blocks_are_once_and_in_order(tmp_path: Path) -> None:
             with Unfinished(folder, {"a": 1}) as files:
                 missing = [block for block in range(2) if not files.known("join", block)]
                 for block in missing:
-                    files.add("join", block, found_of(parts[block], np.float32([0.5, 0.25])))
+                    files.add("join", block, found_of(parts[block], np.array([0.5, 0.25], np.float32)))
                 pairs, scores = files.pairs("join")
                 assert pairs.tolist() == [[0, 2], [1, 9], [3, 4]]
                 assert pairs.dtype == np.int64 and scores.dtype == np.float32
