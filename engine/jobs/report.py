@@ -77,9 +77,10 @@ def write_duplicates(
     spec, out = spec or ReportSpec(), Path(out)
     check_outputs(out, spec.images)
     removal = plan_removal(duplicates.groups, spec.decisions)
-    summary = _summary(duplicates, store, spec, removal)
+    lines = list(map(_group_line, duplicates.groups))
+    summary = _summary(duplicates, store, spec, removal) | {"report": _report_id(store, lines)}
     writers: dict[str, Callable[[BinaryIO], None]] = {
-        "groups.jsonl": lambda file: file.writelines(map(_group_line, duplicates.groups)),
+        "groups.jsonl": lambda file: file.writelines(lines),
         "pairs.parquet": lambda file: _write_pairs(duplicates, file),
         "summary.json": lambda file: _write_text(file, json.dumps(summary, indent=1) + "\n"),
         "keep.txt": lambda file: write_ids(file, removal.keep),
@@ -148,13 +149,17 @@ def _write_pairs(duplicates: Duplicates, file: BinaryIO) -> None:
     parquet.write_table(need("pyarrow", "pyarrow").table(columns), file)
 
 
+def _report_id(store: Store, lines: Iterable[bytes]) -> str:
+    """What the page remembers decisions under: another report of the same groups of the same store knows them too."""
+    summed = xxhash.xxh3_128(os.fsencode(store.path))
+    for line in lines:
+        summed.update(line)
+    return summed.hexdigest()
+
+
 def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Removal) -> dict[str, Any]:
     kinds, choice = Counter(group.kind for group in duplicates.groups), duplicates.threshold_choice
-    groups = xxhash.xxh3_128(os.fsencode(store.path))
-    for group in duplicates.groups:
-        groups.update(_group_line(group))
     return {
-        "report": groups.hexdigest(),  # under which the page remembers what was decided
         "store": str(store.path),
         "layer": duplicates.layer,
         "metric": duplicates.metric,
