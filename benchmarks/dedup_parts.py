@@ -73,7 +73,7 @@ class Setting:
 
     def index(self) -> Index:
         """The index of the store with edited copies."""
-        return Index.open(self.store_path / "indices" / self.layer, device=CPU)
+        return Index.open(self.store_path / "indices" / index_name(self.layer), device=CPU)
 
     @property
     def threshold(self) -> float:
@@ -101,11 +101,17 @@ def build(setting: Setting) -> Figures:
     return _build(Store.open(setting.store_path), setting.layer)
 
 
+def index_name(layer: str) -> str:
+    """Of our index, beside those of other benchmarks."""
+    return f"dedup-{layer}"
+
+
 def _build(store: Store, layer: str) -> Figures:
-    shutil.rmtree(store.path / "indices" / layer, ignore_errors=True)
+    name = index_name(layer)
+    shutil.rmtree(store.path / "indices" / name, ignore_errors=True)
     started = time.perf_counter()
     with Peak() as peak:
-        build_index(store, IndexSpec(layer=layer), device=CPU)
+        build_index(store, IndexSpec(layer=layer), device=CPU, name=name)
     return {"seconds": time.perf_counter() - started, "own_bytes": peak.bytes}
 
 
@@ -212,21 +218,27 @@ def scale(setting: Setting, photos: int) -> Figures:
     """The whole command on a collection of so many photos without edits, and the most it holds for itself."""
     path = setting.work / f"store-{photos}"
     if not (path / "manifest.json").exists():
-        largest = max(setting.largest, photos)
-        folder = setting.work / f"sample-{photos}"
-        if describe(folder) is None:  # a smaller collection is the first folders of a larger one
-            folder = sample(setting.work, largest)
-        ingest([folder / "features" / str(i) for i in range(photos // PHOTOS_PER_FOLDER)], path, device=CPU)
+        features = _collection(setting, photos) / "features"
+        ingest([features / str(i) for i in range(photos // PHOTOS_PER_FOLDER)], path, device=CPU)
     store = Store.open(path)
     built = _build(store, setting.layer)
     runs = []
     for _ in range(1 if photos >= 1_000_000 else setting.repeats):
         target = setting.work / f"duplicates-{photos}"
         shutil.rmtree(target, ignore_errors=True)
-        words = ["dedup", path, "--layer", setting.layer, "--out", target, "--device", "cpu", "--json"]
+        words = ["dedup", path, "--name", index_name(setting.layer), "--out", target, "--device", "cpu", "--json"]
         runs.append(_watched(list(map(str, mirsearch(*words)))))
         shutil.rmtree(target)
     return {"photos": photos, "build": built, "runs": runs}
+
+
+def _collection(setting: Setting, photos: int) -> Path:
+    """A sample collection of so many photos or more: a smaller one is the first folders of a larger one."""
+    for number in (photos, setting.largest):
+        if number >= photos and describe(folder := setting.work / f"sample-{number}"):
+            return folder
+    larger_is_stored = (setting.work / f"store-{setting.largest}" / "manifest.json").exists()
+    return sample(setting.work, photos if larger_is_stored else max(setting.largest, photos))
 
 
 def _watched(command: list[str]) -> Figures:
