@@ -15,7 +15,7 @@ comma := ,
 # Without a GPU, CuPy and NVRTC come along for the tests alone: they compile every .cu file.
 TEST_EXTRAS := $(EXTRA),test$(if $(filter cpu,$(EXTRA)),$(comma)test-cuda)
 
-.PHONY: demo test lint check install clean
+.PHONY: demo test lint check browser install clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed-$(EXTRA)
@@ -32,10 +32,17 @@ lint: $(VENV)/installed-tests-$(EXTRA)
 
 # The second run executes the Numba kernels as plain Python, where coverage can see their lines; all but the bulk
 # reader, whose calls into the C library exist only when compiled.
-check: $(VENV)/installed-tests-$(EXTRA)
+check: $(VENV)/installed-tests-$(EXTRA) browser
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=
 	NUMBA_DISABLE_JIT=1 $(BIN)/python -m pytest -n 2 tests/kernels --ignore tests/kernels/test_record_reader.py --cov --cov-append --cov-report=
 	$(BIN)/coverage report --skip-covered --fail-under=90
+
+# Pages are looked at in headless Chromium. Who may install it has it installed; elsewhere those tests are skipped.
+browser:
+	@for one in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$one >/dev/null && exit; done; \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then echo "Installing Chromium for the tests"; \
+	  DEBIAN_FRONTEND=noninteractive timeout 600 sh -c 'apt-get update && apt-get install -y --no-install-recommends chromium' \
+	  >/dev/null 2>&1 && exit; fi; echo "No Chromium here: the tests that look at pages are skipped."
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is older than 3.11: make PYTHON=python3.11 ..."; exit 1; }

@@ -37,9 +37,9 @@ def _module() -> str:
 
 
 def _arguments() -> list[str]:
-    """The arguments without `--dir`: where the files lay is the machine's own business."""
-    words = sys.argv[1:]
-    return [word for i, word in enumerate(words) if word != "--dir" and (i == 0 or words[i - 1] != "--dir")]
+    """The arguments without `--dir` and `--python`: where files lay is the machine's own business."""
+    words, left_out = sys.argv[1:], ("--dir", "--python")
+    return [word for i, word in enumerate(words) if word not in left_out and (i == 0 or words[i - 1] not in left_out)]
 
 
 def write_result(name: str, document: dict[str, Any], text: str) -> None:

@@ -90,6 +90,10 @@ Blocks = Callable[[], Iterator[tuple[I64, Any]]]
 """Gives the rows of a layer in blocks, as often as it is called: row numbers (b,) int64, ascending, and rows (b, d)."""
 
 
+ALL_LINES = 0, 1 << 62
+"""Of a join: that pairs are wanted of every row with all that follow it."""
+
+
 class Nearest(NamedTuple):
     """Rows that may be a query's nearest, and what is certain of all others.
 
@@ -167,5 +171,7 @@ class Kernels(Protocol):
     def nearest_of(self, queries: F32, blocks: Blocks, metric: Metric, k: int) -> Nearest:
         """The k rows of all blocks that may be nearest to each query; see `kernels.reference.nearest_of`."""
 
-    def join(self, blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28) -> tuple[I64, F32]:
+    def join(
+        self, blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28, lines: tuple[int, int] = ALL_LINES
+    ) -> tuple[I64, F32]:
         """All pairs of rows whose score may reach a threshold; see `kernels.reference.join`."""

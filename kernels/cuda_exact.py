@@ -9,7 +9,7 @@ import cupy
 import numpy as np
 
 from kernels import tile_join, tile_nearest
-from kernels.contract import F32, I64, Blocks, Metric, Nearest
+from kernels.contract import ALL_LINES, F32, I64, Blocks, Metric, Nearest
 from kernels.cuda_arrays import (
     THREADS,
     chosen_gpu,
@@ -179,6 +179,8 @@ def nearest_of(queries: F32, blocks: Blocks, metric: Metric, k: int) -> Nearest:
 
 
 @on_gpu
-def join(blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28) -> tuple[I64, F32]:
+def join(
+    blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28, lines: tuple[int, int] = ALL_LINES
+) -> tuple[I64, F32]:
     """All pairs of rows whose score may reach a threshold; see `kernels.reference.join`."""
-    return tile_join.join(GpuTiles(), blocks, threshold, metric, most)
+    return tile_join.join(GpuTiles(), blocks, threshold, metric, most, lines)

@@ -237,8 +237,12 @@ def nearest_of(queries: F32, blocks: Blocks, metric: Metric, k: int) -> Nearest:
     return Nearest(np.pad(numbers[found], wide, constant_values=-1)[:, :k], scores[:, :k], scores[:, k])
 
 
-def join(blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28) -> tuple[I64, F32]:
+def join(
+    blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28, lines: tuple[int, int] = contract.ALL_LINES
+) -> tuple[I64, F32]:
     """All pairs of rows of all blocks whose score reaches a threshold: here those, by exact scores.
+
+    lines: the first and last + 1 of the places, in order of the blocks, that the lower row of a pair may have.
 
     Returns pairs (p, 2) int64, each the lower row first, in ascending order, and scores (p,) float32. Implementations
     give ceilings of scores as `nearest_of` does, and all pairs whose ceiling reaches the threshold: settle them with
@@ -246,7 +250,8 @@ def join(blocks: Blocks, threshold: float, metric: Metric, most: int = 1 << 28) 
     """
     numbers, rows = _whole(blocks)
     at, scores = nearest(rows, rows, metric, len(rows))
-    i, j = np.nonzero((scores >= threshold) & (at > np.arange(len(rows))[:, None]))
+    mine = (np.arange(len(rows)) >= lines[0]) & (np.arange(len(rows)) < lines[1])
+    i, j = np.nonzero((scores >= threshold) & (at > np.arange(len(rows))[:, None]) & mine[:, None])
     pairs, scores = np.column_stack([numbers[i], numbers[at[i, j]]]), scores[i, j]
     if len(pairs) > most:
         raise contract.TooManyPairsError(f"more than {most:,} pairs of rows reach the threshold")

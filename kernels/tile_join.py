@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kernels import tiles
-from kernels.contract import F32, I64, Blocks, Metric, TooManyPairsError
+from kernels.contract import ALL_LINES, F32, I64, Blocks, Metric, TooManyPairsError
 from kernels.tiles import ALL, Arithmetic, Found, Operand, Tile
 
 
@@ -24,36 +25,42 @@ class _Piece(NamedTuple):
     less: Any
 
 
-def join(use: Arithmetic, blocks: Blocks, threshold: float, metric: Metric, most: int) -> tuple[I64, F32]:
+def join(
+    use: Arithmetic, blocks: Blocks, threshold: float, metric: Metric, most: int, lines: tuple[int, int] = ALL_LINES
+) -> tuple[I64, F32]:
     """All pairs whose ceiling reaches the threshold, on the host; see `kernels.reference.join`.
 
     As many rows as there is room for are held and compared with all that follow them; then the next ones.
     """
     found = _Pairs(most)
-    done, whole = 0, False
-    while not whole:
+    (done, last), whole = lines, False
+    while not whole and done < last:
         held: list[_Piece] = []
-        room, whole = use.room, True
-        for numbers, rows in tiles.pieces(use, partial(_after, blocks, done)):
+        room, whole, seen = use.room, True, done
+        for numbers, rows in tiles.pieces(use, partial(_after, blocks, done, last)):
             piece = _piece(use, numbers, rows, threshold, metric)
-            room -= piece.values.nbytes
-            if whole and (room >= 0 or not held):
-                held.append(piece)
-            else:
-                whole = False
-            for lines in held:
-                _join_tile(use, lines, piece, metric, found)
+            if seen < last:
+                room -= piece.values.nbytes
+                if whole and (room >= 0 or not held):
+                    held.append(piece)
+                else:
+                    whole = False
+            seen += len(piece.numbers)
+            for line in held:
+                _join_tile(use, line, piece, metric, found)
         done += sum(len(piece.numbers) for piece in held)
     return found.result()
 
 
-def _after(blocks: Blocks, done: int) -> Iterator[tuple[Any, Any]]:
-    """All blocks but for the first `done` rows."""
+def _after(blocks: Blocks, done: int, cut: int) -> Iterator[tuple[Any, Any]]:
+    """All blocks but for the first `done` rows; none goes across the row at `cut`."""
+    at = 0
     for numbers, rows in blocks():
-        skip = min(done, len(numbers))
-        done -= skip
-        if skip < len(numbers):
-            yield numbers[skip:], rows[skip:]
+        edges = sorted({min(max(edge - at, 0), len(numbers)) for edge in (done, cut)} | {len(numbers)})
+        for start, stop in pairwise(edges):
+            if start >= done - at:
+                yield numbers[start:stop], rows[start:stop]
+        at += len(numbers)
 
 
 def _piece(use: Arithmetic, numbers: Any, rows: Operand, threshold: float, metric: Metric) -> _Piece:

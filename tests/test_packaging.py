@@ -47,7 +47,7 @@ def test_every_file_of_the_packages_is_installed():
 
 
 @pytest.mark.parametrize(
-    "name", ["kernels/new/a.cu", "engine/jobs/page.css", "engine/new/__init__.py", "engine/a.html"]
+    "name", ["kernels/new/a.cu", "engine/jobs/page.svg", "engine/new/__init__.py", "engine/a.html"]
 )
 def test_a_file_that_would_be_left_out_is_seen(tmp_path, name):
     (tmp_path / name).parent.mkdir(parents=True)

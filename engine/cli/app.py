@@ -33,7 +33,7 @@ VERBS = {
     "bench": "judge:bench",
     "evaluate": "evaluate:evaluate",
     "annotate": "annotate:annotate",
-    "dedup": "judge:dedup",
+    "dedup": "dedup:SUBVERBS",
     "graph": "graph:graph",
     "annotations": "annotations:SUBVERBS",
     "import": "transfer:import_",
@@ -67,12 +67,39 @@ class _Subverbs(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def _add_subverbs(alone: typer.Typer, functions: Mapping[str, Any]) -> None:
-    """Make a verb of several functions; "" is the one whose text says what all are for."""
-    alone.callback(cls=_Subverbs, no_args_is_help=True)(functions[""])
-    for name, function in functions.items():
-        if name:
-            alone.command(name, cls=_Verb)(function)
+class _VerbWithOthers(_Verb):
+    """A verb of its own that may be followed by another, which is then run in its place: `dedup apply`."""
+
+    commands: Mapping[str, Any] = {}
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """The context of the verb that is meant; a folder of the other's name is still called `./apply`."""
+        if args and (other := self.commands.get(args[0])):
+            return other.make_context(f"{info_name} {args[0]}", args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+
+def _with_others(verb: str, functions: Mapping[str, Any]) -> Any:
+    """The command of a verb, from its function and those of the verbs that may follow it, by name.
+
+    A verb that does nothing alone has its text, for all that may follow, under the name "".
+    """
+    if "" in functions:
+        alone = typer.Typer(name=verb, add_completion=False, **_LOOKS)
+        alone.callback(cls=_Subverbs, no_args_is_help=True)(functions[""])
+        for name, function in functions.items():
+            if name:
+                alone.command(name, cls=_Verb)(function)
+        return typer.main.get_command(alone)
+    made = {name: _command(name, function, _VerbWithOthers) for name, function in functions.items()}
+    made[verb].commands = {name: command for name, command in made.items() if name != verb}
+    return made[verb]
+
+
+def _command(name: str, function: Any, kind: type[_Verb] = _Verb) -> Any:
+    alone = typer.Typer(add_completion=False, **_LOOKS)
+    alone.command(name, cls=kind)(function)
+    return typer.main.get_command(alone)
 
 
 class _Commands(Mapping[str, Any]):
@@ -84,13 +111,8 @@ class _Commands(Mapping[str, Any]):
     def __getitem__(self, verb: str) -> Any:
         if verb not in self._made:
             module, function = VERBS[verb].split(":")
-            alone = typer.Typer(name=verb, add_completion=False, **_LOOKS)
             found = getattr(importlib.import_module(f"engine.cli.{module}"), function)
-            if isinstance(found, Mapping):
-                _add_subverbs(alone, found)
-            else:
-                alone.command(verb, cls=_Verb)(found)
-            self._made[verb] = typer.main.get_command(alone)
+            self._made[verb] = _with_others(verb, found) if isinstance(found, Mapping) else _command(verb, found)
         return self._made[verb]
 
     def __iter__(self) -> Iterator[str]:

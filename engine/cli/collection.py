@@ -27,18 +27,28 @@ def synth(
     annotations: Annotated[
         bool, typer.Option("--annotations", help="Write what Flickr would say of each photo: tags, groups, places.")
     ] = False,
+    edits: Annotated[bool, typer.Option("--edits", help="Add edited copies: cropped, mirrored and so on.")] = False,
     json_: JsonOption = False,
 ) -> None:
     """Write a made-up photo collection, laid out as the publisher's, with planted duplicates.
 
     Example: `mirsearch synth sample --photos 20000 --images`
     """
+    from dataclasses import replace
+
     from engine.store.synth import synthesize
+    from engine.store.synth_edits import add_edits
 
     with Reporter() as progress:
         report = synthesize(
             directory, photos=photos, seed=seed, images=images, annotations=annotations, progress=progress
         )
+        if edits:
+            added = add_edits(directory, progress)
+            report = replace(
+                report, bytes=report.bytes + added.bytes, pairs=report.pairs | added.pairs,
+                seconds=report.seconds + added.seconds,
+            )  # fmt: skip
     if json_:
         say_json(asdict(report))
         return

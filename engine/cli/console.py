@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO
 
 from engine.errors import EngineError
+from engine.progress import Progress as Told
 from engine.words import sized
 
 if TYPE_CHECKING:
@@ -222,3 +223,27 @@ def warn(text: str) -> None:
 def size(count: float) -> str:
     """A number of bytes for people: 1.2 GB."""
     return sized(count)
+
+
+class TimeLeft:
+    """Progress whose lines in a log say how much time is left, as a bar on a terminal does."""
+
+    def __init__(self, reporter: Told) -> None:
+        self._reporter = reporter
+        self._started: dict[str, float] = {}
+
+    def __call__(self, phase: str, done: int, total: int, *, unit: str = "rows", detail: str = "") -> None:
+        """See `engine.progress.Progress`."""
+        now = time.monotonic()
+        passed = now - self._started.setdefault(phase, now)
+        if done and total and not err.is_terminal:
+            detail = f"{detail}, {_span(passed * (total - done) / done)} left".lstrip(", ")
+        self._reporter(phase, done, total, unit=unit, detail=detail)
+
+
+def _span(seconds: float) -> str:
+    """A time for people: 40 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,13 +1,12 @@
 """`graph`: the nearest neighbours of every photo of a store."""
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from engine.cli.console import Reporter, err, say_facts, say_json, size
+from engine.cli.console import Reporter, TimeLeft, say_facts, say_json, size
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
@@ -20,7 +19,6 @@ from engine.cli.options import (
     make_spec,
     settle,
 )
-from engine.progress import Progress
 from engine.words import counted
 
 
@@ -64,7 +62,7 @@ def graph(
     else:
         searcher = Searcher.of_index(Index.open(folder, device=settled, store=opened))
     with Reporter() as progress:
-        report = neighbor_graph(searcher, spec, out, device=settled.kind, progress=_TimeLeft(progress))
+        report = neighbor_graph(searcher, spec, out, device=settled.kind, progress=TimeLeft(progress))
     if json_:
         say_json(asdict(report) | {"device": str(settled)})
         return
@@ -81,27 +79,3 @@ def graph(
         facts.insert(2, ("continued", f"{report.resumed:,} photos were there"))
     of = f"{report.layer}, {report.metric}"
     say_facts(f"The {report.k:,} nearest of {counted(report.photos, 'photo')} in {out}: {of}", facts)
-
-
-class _TimeLeft:
-    """Progress whose lines in a log say how much time is left, as a bar on a terminal does."""
-
-    def __init__(self, reporter: Progress) -> None:
-        self._reporter = reporter
-        self._started: dict[str, float] = {}
-
-    def __call__(self, phase: str, done: int, total: int, *, unit: str = "rows", detail: str = "") -> None:
-        """See `engine.progress.Progress`."""
-        now = time.monotonic()
-        passed = now - self._started.setdefault(phase, now)
-        if done and total and not err.is_terminal:
-            detail = f"{detail}, {_span(passed * (total - done) / done)} left".lstrip(", ")
-        self._reporter(phase, done, total, unit=unit, detail=detail)
-
-
-def _span(seconds: float) -> str:
-    """A time for people: 40 s, 12 min, 3 h 05 min."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -132,7 +132,7 @@ def query(
                 f"--vectors {vectors}: one layer's, and {layer} are several. Use --photo, --dat, --ids-file."
             )
         questions = _of_layers([_questions(opened, one, photo, dat, ids_file, None) for one in layers])
-        searcher = _fused(opened, layers, weights, None if exact else settled, load(settled))
+        searcher = fused_searcher(opened, layers, weights, None if exact else settled, load(settled))
     else:
         layer, folder = index_folder(store, layer, name)
         questions = _questions(opened, layer, photo, dat, ids_file, vectors)
@@ -159,7 +159,7 @@ def query(
             answers.print_tables(stream, heading)
 
 
-def _fused(
+def fused_searcher(
     store: "Store", layers: list[str], weights: str | None, device: "Device | None", kernels: "Kernels"
 ) -> "Searcher":
     """Several layers in one search: through their indices on a device, or (None) by comparing every photo."""

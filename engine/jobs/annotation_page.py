@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from engine.jobs.report import page_text
+from engine.jobs.report_figures import page_text
 from engine.version import VERSION
 
 if TYPE_CHECKING:

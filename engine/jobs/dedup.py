@@ -1,84 +1,83 @@
-"""Duplicates in a store: every photo searched in the index, pairs of high cosine, groups, and a score against truth."""
+"""Duplicates in a store: every pair of photos above a threshold, and groups of them."""
 
-import json
 import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
-from engine.index.device import failing_clearly
-from engine.index.exact import exact_search
+from engine.index.fused import FusedIndex
 from engine.index.search import Index
-from engine.index.spec import SearchSpec
-from engine.jobs.dedup_exact import every_pair
-from engine.jobs.groups import DuplicateGroup, equal_rows, expand, group_photos
+from engine.index.searcher import Searcher
+from engine.jobs import (
+    dedup_ceilings,
+    dedup_exhaustive,
+    dedup_join,
+    dedup_nearest,
+    dedup_threshold,
+    groups_linked,
+)
+from engine.jobs.decisions import Decisions
+from engine.jobs.dedup_bursts import burst_pairs
+from engine.jobs.dedup_ceilings import ceilings_of
+from engine.jobs.dedup_files import Unfinished
+from engine.jobs.dedup_near import NearPairs
+from engine.jobs.dedup_normalise import normalised
+from engine.jobs.dedup_photos import F32, I64, Photos, indices_of, searcher_of
+from engine.jobs.dedup_threshold import ThresholdChoice
+from engine.jobs.groups import DuplicateGroup, equal_rows, expand, group_photos, in_order
+from engine.jobs.parted import parted
 from engine.progress import Progress, silent
-from engine.store.synth_copies import KINDS
-from kernels import Codes
-from kernels.contract import TooManyPairsError
+from engine.version import VERSION
 
-I64 = npt.NDArray[np.int64]
-F32 = npt.NDArray[np.float32]
-
-# Between the near duplicates and the bursts of the sample collection: benchmarks/results/sample_statistics.md. Scores
-# of unlike photos lie closer together in fc8 (to 0.966 by chance, bursts to 0.971), so its threshold is higher.
-THRESHOLDS = {"fc7": 0.95, "fc8": 0.975}
-OTHER_LAYERS = 0.95
-BLOCK_QUERIES, BLOCK_ENTRIES = 1024, 1 << 22
-# Near-identical rows have near-identical codes: they share a list, or lie in lists next to each other, and are among
-# the first candidates.
-PROBES, CANDIDATES_PER_NEIGHBOR = 16, 4
-# Past this, IVF-PQ on CUDA answers no more; the few photos that ask for so many are compared with all rows.
-MOST_CANDIDATES = 2048
-# Neighbours by distance or inner product are re-ranked by cosine: take this many times more of them. The largest inner
-# products belong to long rows, whatever their direction.
-WIDER = {"cosine": 1, "l2": 4, "ip": 8}
-# About 300 bytes each while they are grouped. Where there are more, nearly everything is like everything else.
-MOST_PAIRS = 20_000_000
-BURST = "burst"
+Method = Literal["index", "exhaustive"]
+Grouping = Literal["medoid", "complete", "components"]
+# Pairs that score so much less than the threshold may reach it once their scores are normalised; others are not seen.
+NORMALISED_BELOW = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
 class DedupSpec:
     """What a duplicate is and how it is looked for.
 
-    threshold: least cosine of the raw rows, in (0, 1], whatever the metric of the index; None is the default of the
-    layer (fc7 0.95, fc8 0.975, others 0.95). neighbors: how many are looked at first; a photo whose neighbours are all
-    duplicates is searched again with twice as many. search: probes and candidates (its k is not used). exact: compare
-    every photo with every other instead, which misses none and takes time by the square of their number.
+    threshold: least cosine of the raw rows, in (0, 1], whatever the metric of the index (of several layers: their
+    weighted mean); None is one chosen from the data, see `dedup_threshold`. false_pairs: the rate of unrelated pairs
+    for each photo that it is chosen by, instead. method: through the axes of the index, or every row with every other.
+    groups: medoid, all are duplicates of the representative; complete, all of each other; components, chains.
+    normalise: scores beside what is usual for their photos, see `dedup_normalise`. decisions: pairs that are none.
     """
 
     threshold: float | None = None
-    neighbors: int = 32
-    search: SearchSpec | None = None
-    exact: bool = False
+    false_pairs: float | None = None
+    method: Method = "index"
+    groups: Grouping = "medoid"
+    normalise: bool = False
+    decisions: Decisions | None = None
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0 < self.threshold <= 1:
             raise InputError(f"--threshold {self.threshold}: expected a cosine above 0 and up to 1, such as 0.95")
-        if self.neighbors < 1:
-            raise InputError(f"--neighbors {self.neighbors}: expected 1 or more")
-
-    def threshold_for(self, layer: str) -> float:
-        """The threshold that holds for a layer."""
-        return self.threshold if self.threshold is not None else THRESHOLDS.get(layer, OTHER_LAYERS)
+        if self.false_pairs is not None and not 0 < self.false_pairs < 1:
+            raise InputError(f"--false-pairs {self.false_pairs}: expected a rate between 0 and 1, such as 0.001")
+        if self.threshold is not None and self.false_pairs is not None:
+            raise InputError("--threshold beside --false-pairs: choose one")
+        if self.groups not in get_args(Grouping):
+            raise InputError(f"--groups {self.groups}: expected one of {', '.join(get_args(Grouping))}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
     """The duplicates of a store.
 
-    pairs: (m, 2) int64 photo ids, a < b, ascending, each once. scores: (m,) float32, their cosines. groups: by size
-    descending. copies: (c, 2) int64, each photo whose row has the very same bytes as that of a lower photo id, and the
-    lowest such id. photos: in the store, without the removed ones, which are in nothing here. searched_again: photos
-    whose first neighbours were all duplicates. seconds: by phase. layer, metric, device: of the index. exact: every
-    photo was compared with every other.
+    pairs: (m, 2) int64 photo ids, a < b, ascending, each once. scores: (m,) float32, their cosines, 1 for identical
+    photos. bursts: (m,) bool, taken by one owner within minutes, if annotations say so. groups: by size descending.
+    copies: (c, 2) int64, each photo whose row has the very same values as that of a lower photo id, and the lowest such
+    id. photos: in the store, without the removed ones, which are in nothing here. judged: pairs left out as they were
+    judged to be none. resumed: blocks of an interrupted run. seconds: by phase. metric: of the index.
     """
 
     pairs: I64
@@ -87,237 +86,159 @@ class Duplicates:
     copies: I64
     threshold: float
     photos: int
-    searched_again: int
     seconds: dict[str, float]
     layer: str
     metric: str
     device: str
-    exact: bool = False
+    threshold_choice: ThresholdChoice | None = None
+    bursts: npt.NDArray[np.bool_] | None = None
+    judged: int = 0
+    resumed: int = 0
+    method: Method = "index"
+    grouping: Grouping = "medoid"
+    normalised: bool = False
 
     @property
     def grouped(self) -> int:
         """How many photos are in groups."""
-        return sum(len(group.photo_ids) for group in self.groups)
+        return len({photo for group in self.groups for photo in group.photo_ids})
 
 
-def find_duplicates(index: Index, spec: DedupSpec | None = None, progress: Progress = silent) -> Duplicates:
-    """All pairs of photos with a cosine of at least the threshold, and groups of them.
+def find_duplicates(
+    where: Index | FusedIndex | Searcher,
+    spec: DedupSpec | None = None,
+    progress: Progress = silent,
+    *,
+    unfinished: Path | None = None,
+    device: str = "cpu",
+) -> Duplicates:
+    """All pairs of photos whose score is at least the threshold, and groups of them.
 
-    Rows of the same bytes are duplicates with score 1 at any threshold, rows of zeros too, although the cosine with a
-    zero row is 0 by definition. Each distinct row is searched once. Memory is bounded by the pairs (InputError past
-    MOST_PAIRS) and one block of queries. Exhaustive where the index has no lists; through lists, every pair of an exact
-    join was found among 20,000 photos of the sample collection, in both layers, at the default thresholds and at 0.9
-    (fc7) and 0.95 (fc8). An index for inner products may miss pairs of short rows: build one for cosine.
+    Rows of the same values are duplicates with score 1 at any threshold, rows of zeros too, although the cosine with a
+    zero row is 0 by definition. Through an index nothing is missed either: its axes bound every score, and only a pair
+    whose bound reaches the threshold is looked at (the last of the bounds, by 4-bit codes, allows for twice the largest
+    error that is seen on a sample). Whatever the metric of the index, scores are cosines.
+
+    unfinished: a folder that keeps what is done, so that a run that was killed goes on with the same call; take it
+    away with `dedup_files.remove`. Memory beyond it is bounded by the pairs (InputError past MOST_PAIRS) and 64 bytes
+    a photo. device: as which a searcher without an index is reported.
     """
-    spec = spec or DedupSpec()
-    store, layer, threshold = index.store, index.layer, spec.threshold_for(index.layer)
-    started = time.perf_counter()
-    lowest = equal_rows(store, layer, progress)
-    copied = np.flatnonzero((lowest >= 0) & (lowest != np.arange(len(store))))
-    summed = time.perf_counter()
-    near, near_scores, searched_again = _Join(index, spec, lowest, progress).run()
-    joined = time.perf_counter()
+    spec, searcher = spec or DedupSpec(), searcher_of(where)
+    photos, clock = Photos.of(searcher), Clock()
+    indices = None if spec.method == "exhaustive" else indices_of(searcher)
+    with Unfinished(unfinished, job_of(searcher, spec)) as files:
+        ceilings = ceilings_of(photos, indices, files, progress)
+        lowest = equal_rows(ceilings.sums, photos.ids, photos.present)
+        clock.lap("rows")
+        nearest = dedup_nearest.nearest_scores(searcher, photos, lowest, progress)
+        choice = dedup_threshold.choose(
+            nearest, dedup_threshold.default_threshold(photos), given=spec.threshold, rate=spec.false_pairs
+        )
+        clock.lap("threshold")
+        least = choice.threshold - (NORMALISED_BELOW if spec.normalise else 0)
+        distinct = np.unique(lowest[lowest >= 0])
+        known = NearPairs(photos=photos, indices=indices, ceilings=ceilings, nearest=nearest)
+        near, scores = known.find(distinct, least, files, progress)
+        resumed = files.resumed
+    if spec.normalise and choice.typical is not None:
+        scores = normalised(searcher, photos, lowest, near, scores, choice.typical, progress)
+    clock.lap("search")
+    choice = dedup_threshold.refine(choice, nearest, best_scores(near, scores))
+    good = scores.astype(np.float64) >= choice.threshold
+    found = _grouped(photos, lowest, near[good], scores[good], spec, progress)
+    clock.lap("group")
+    every = Duplicates(
+        **found, threshold=choice.threshold, threshold_choice=choice, photos=searcher.store.photos,
+        layer=searcher.layer, metric=searcher.metric, device=_device(searcher, device), method=spec.method,
+        grouping=spec.groups, normalised=spec.normalise, resumed=resumed, seconds=clock.seconds,
+    )  # fmt: skip
+    return parted(every, spec.decisions or Decisions())
+
+
+def job_of(searcher: Searcher, spec: DedupSpec, **more: Any) -> dict[str, Any]:
+    """What blocks depend on: only a run that means the same may go on with those of another."""
+    store, indices = searcher.store, indices_of(searcher)
+    return {
+        "job": "dedup",
+        "engine": VERSION,
+        "blocks": [
+            dedup_ceilings.BLOCK_ROWS,
+            dedup_join.BLOCKS,
+            dedup_join.LEAST_WORK,
+            *dedup_exhaustive.LINES.values(),
+        ],
+        "store": store.manifest.state,
+        "removed": store.manifest.removed.xxh3 if store.manifest.removed else None,
+        "layer": searcher.layer,
+        "weights": list(searcher.fused.weights) if searcher.fused else None,
+        "indices": [index.manifest.digest for index in indices or ()],
+        "kernels": type(searcher.kernels.xp).__name__ + searcher.kernels.xp.__name__,
+        "method": spec.method,
+        "threshold": spec.threshold,
+        "false_pairs": spec.false_pairs,
+        "normalise": spec.normalise,
+    } | more
+
+
+def best_scores(pairs: I64, scores: F32) -> npt.NDArray[np.float64]:
+    """The best score (p,) of each photo that is in a pair."""
+    photos, number = np.unique(pairs, return_inverse=True)
+    best = np.full(len(photos), -np.inf)
+    np.maximum.at(best, number.reshape(-1), np.repeat(scores.astype(np.float64), 2))
+    return best
+
+
+_GROUPS: dict[Grouping, Callable[[I64, F32, I64], tuple[DuplicateGroup, ...]]] = {
+    "medoid": group_photos,
+    "complete": groups_linked.complete,
+    "components": groups_linked.components,
+}
+
+
+def _grouped(
+    photos: Photos, lowest: I64, near: I64, scores: F32, spec: DedupSpec, progress: Progress
+) -> dict[str, Any]:
+    """Pairs of photo ids, groups and the rest of `Duplicates`, from pairs of distinct rows."""
     progress("group", 0, 0, unit="pairs")
-    ids = store.photo_ids
+    store, ids = photos.stores[0], photos.ids
+    copied = np.flatnonzero((lowest >= 0) & (lowest != np.arange(len(lowest))))
     copies = np.stack([ids[copied], ids[lowest[copied]]], axis=1)
     copies = copies[np.argsort(copies[:, 0])]
     distinct = np.sort(ids[near], axis=1)
-    groups = group_photos(distinct, near_scores, copies)
-    pairs, scores = expand(distinct, near_scores, copies)
-    ended = time.perf_counter()
-    return Duplicates(
-        pairs=pairs, scores=scores, groups=groups, copies=copies, threshold=threshold, photos=store.photos,
-        searched_again=searched_again, layer=layer, metric=index.manifest.spec.metric, device=str(index.device),
-        exact=spec.exact, seconds={"checksums": summed - started, "search": joined - summed, "group": ended - joined},
-    )  # fmt: skip
+    order = np.lexsort((distinct[:, 1], distinct[:, 0]))
+    distinct, scores = distinct[order], scores[order]
+    told = spec.decisions or Decisions()
+    kept = ~told.are_different(distinct)
+    distinct, scores = distinct[kept], scores[kept]
+    burst = burst_pairs(store, distinct)
+    make = _GROUPS[spec.groups]
+    groups = make(distinct[~burst], scores[~burst], copies)
+    # Photos of a burst that are in no group of copies yet.
+    held = np.array([photo for group in groups for photo in group.photo_ids], np.int64)
+    rest = burst & ~np.isin(distinct, held).any(axis=1)
+    groups += tuple(replace(group, kind="burst") for group in make(distinct[rest], scores[rest], copies[:0]))
+    pairs, every = expand(distinct, scores, copies)
+    good = ~told.are_different(pairs)
+    pairs, every = pairs[good], every[good]
+    return {
+        "pairs": pairs, "scores": every, "groups": in_order(groups), "copies": copies,
+        "bursts": burst_pairs(store, pairs) & (every < 1), "judged": int((~kept).sum() + (~good).sum()),
+    }  # fmt: skip
 
 
-class _Join:
-    """The search of every distinct row of a layer among all rows; of removed photos neither."""
+class Clock:
+    """Seconds by phase."""
 
-    def __init__(self, index: Index, spec: DedupSpec, lowest: I64, progress: Progress) -> None:
-        self.index, self.spec, self.lowest, self.progress = index, spec, lowest, progress
-        self.threshold = spec.threshold_for(index.layer)
-        self.most = max(index.photos - 1, 0)
-        self._keys: list[I64] = []
-        self._scores: list[F32] = []
-        self._count = 0
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
 
-    def run(self) -> tuple[I64, F32, int]:
-        """Pairs (m, 2) of distinct rows, each the lowest of its class; scores (m,); how many were searched again."""
-        waiting, k, again = np.unique(self.lowest[self.lowest >= 0]), min(self.spec.neighbors, self.most), 0
-        if self.spec.exact:
-            return *self._every_pair(waiting), 0
-        while len(waiting) and k:
-            full = [self._block(rows, k) for rows in self._blocks(waiting, k)]
-            waiting = np.concatenate(full)
-            again = again or len(waiting)
-            k = min(2 * k, self.most) if k < self.most else 0
-        keys = np.concatenate([np.empty(0, np.int64), *self._keys])
-        scores = np.concatenate([np.empty(0, np.float32), *self._scores])
-        keys, first = np.unique(keys, return_index=True)  # most pairs were found from both sides
-        return np.stack(np.divmod(keys, len(self.index)), axis=1), scores[first], again
-
-    def _every_pair(self, rows: I64) -> tuple[I64, F32]:
-        index, data = self.index, self.index.store.layer(self.index.layer)
-        try:
-            with failing_clearly(index.device, "compare all pairs"):
-                return every_pair(
-                    data, rows, self.threshold, index.kernels, most=2 * MOST_PAIRS, progress=self.progress
-                )
-        except TooManyPairsError:
-            raise self._too_many() from None
-
-    def _too_many(self) -> InputError:
-        return InputError(
-            f"--threshold {self.threshold:g}: more than {MOST_PAIRS:,} pairs of {self.index.layer} have such a "
-            "cosine, too many to be duplicates. Give a higher one."
-        )
-
-    def _blocks(self, rows: I64, k: int) -> Iterator[I64]:
-        size = max(1, min(BLOCK_QUERIES, BLOCK_ENTRIES // k))
-        phase = "search" if k <= self.spec.neighbors else f"search {k:,} neighbors"
-        for start in range(0, len(rows), size):
-            yield rows[start : start + size]
-            self.progress(phase, min(start + size, len(rows)), len(rows), unit="photos")
-
-    def _block(self, rows: I64, k: int) -> I64:
-        """Search rows for k neighbours each and keep their pairs; the rows that must be searched again."""
-        near, scores = self._neighbors(rows, k)
-        # Wider than float32, so that no reported score is below the threshold as the user wrote it.
-        close = scores.astype(np.float64) >= self.threshold
-        cut = (close | (near < 0)).all(axis=1) if k < self.most else np.zeros(len(rows), np.bool_)
-        close[cut] = False
-        who, place = np.nonzero(close)
-        a, b = rows[who], self.lowest[near[who, place]]
-        other = a != b
-        low, high = np.minimum(a, b)[other], np.maximum(a, b)[other]
-        keys, first = np.unique(low * len(self.index) + high, return_index=True)
-        self._keys.append(keys)
-        self._scores.append(scores[who, place][other][first])
-        self._count += len(keys)
-        if self._count > 2 * MOST_PAIRS:  # most pairs are found from both sides
-            raise self._too_many()
-        return rows[cut]
-
-    def _neighbors(self, rows: I64, k: int) -> tuple[I64, F32]:
-        """Row numbers (q, k) of neighbours, −1 = absent, and their cosines (q, k)."""
-        index, asked = self.index, self._settings(k)
-        store, metric = index.store, index.manifest.spec.metric
-        queries = np.ascontiguousarray(store.layer(index.layer)[rows])
-        own = store.photo_ids[rows]
-        if asked is None:
-            found = exact_search(
-                store, index.layer, queries, k, metric="cosine", kernels=index.kernels, exclude=own
-            )  # fmt: skip
-        else:
-            found = index.search(queries, asked, exclude=own)
-        near = np.full(found.photo_ids.shape, -1, np.int64)
-        here = found.photo_ids >= 0
-        near[here] = store.rows_of(found.photo_ids[here])
-        if asked is None or metric == "cosine":
-            return near, found.scores
-        return index.kernels.rerank(queries, near, Codes(store.layer(index.layer)), "cosine", k)
-
-    def _settings(self, k: int) -> SearchSpec | None:
-        """How to search the index for k neighbours by cosine; None: compare with all rows instead."""
-        index, user = self.index, self.spec.search
-        wanted = min(WIDER[index.manifest.spec.metric] * k, self.most)
-        candidates = max(CANDIDATES_PER_NEIGHBOR * wanted, user.rerank if user and user.rerank else 0)
-        probes = user.probes if user and user.probes else max(PROBES, index.manifest.probes // 4)
-        if not index.shards or candidates >= index.photos:
-            return None
-        if index.device.kind == "cuda" and candidates > MOST_CANDIDATES:
-            return None
-        return SearchSpec(k=wanted, probes=probes, rerank=candidates)
+    def lap(self, phase: str) -> None:
+        """The phase that ends now."""
+        now = time.perf_counter()
+        self.seconds[phase], self._last = now - self._last, now
 
 
-@dataclass(frozen=True, kw_only=True)
-class KindFound:
-    """Of the planted pairs of one kind: how many there are, and how many were found."""
-
-    planted: int
-    found: int
-
-    @property
-    def recall(self) -> float | None:
-        """The share found; None where nothing was planted."""
-        return self.found / self.planted if self.planted else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TruthReport:
-    """How the found pairs compare with the planted ones.
-
-    kinds: by kind, in the order of KINDS; those of `burst` are not duplicates. precision: share of the found pairs
-    whose photos are copies of the same original, or that original itself; None where no pair was found.
-    """
-
-    kinds: dict[str, KindFound]
-    precision: float | None
-
-    @property
-    def bursts_found(self) -> int:
-        """How many planted pairs of a burst were taken for duplicates."""
-        return self.kinds[BURST].found
-
-    def document(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        kinds = {
-            name: {"planted": kind.planted, "found": kind.found, "recall": kind.recall}
-            for name, kind in self.kinds.items()
-        }
-        return {"kinds": kinds, "precision": self.precision, "bursts_found": self.bursts_found}
-
-
-def score_against_truth(duplicates: Duplicates, truth_path: Path) -> TruthReport:
-    """Recall by kind and precision against a `truth.jsonl`; InputError names a line that is not as it must be."""
-    planted = list(_read_truth(Path(truth_path)))
-    lowest = dict(duplicates.copies.tolist())
-    found = {(a, b) for a, b in duplicates.pairs.tolist()}
-    originals: dict[int, int] = {}
-
-    def original(photo: int) -> int:
-        while (parent := originals.get(photo, photo)) != photo:
-            originals[photo] = photo = originals.get(parent, parent)
-        return photo
-
-    there, hits = Counter[str](), Counter[str]()
-    for kind, photo, of in planted:
-        # Large classes of identical photos are in the pairs by their lowest photo alone.
-        a, b = sorted((lowest.get(photo, photo), lowest.get(of, of)))
-        there[kind] += 1
-        hits[kind] += (min(photo, of), max(photo, of)) in found or (a, b) in found or a == b
-        if kind != BURST:
-            originals[original(photo)] = original(of)
-    true = sum(original(a) == original(b) for a, b in found)
-    return TruthReport(
-        kinds={kind: KindFound(planted=there[kind], found=hits[kind]) for kind in KINDS},
-        precision=true / len(found) if found else None,
-    )
-
-
-def _read_truth(path: Path) -> Iterator[tuple[str, int, int]]:
-    """The kind, the copy and its source of each line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}). Give the truth.jsonl of the collection."
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text, expected the truth.jsonl of the collection.") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            kind, photo, of = entry["kind"], entry["photo_id"], entry["of"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            kind = photo = of = None
-        if kind not in KINDS or type(photo) is not int or type(of) is not int:
-            raise InputError(
-                f'{path}, line {number}: expected {{"kind": one of {", ".join(KINDS)}, "photo_id": number, '
-                f'"of": number}}. The file is damaged: write the collection again.'
-            )
-        yield kind, photo, of
+def _device(searcher: Searcher, otherwise: str) -> str:
+    indices = indices_of(searcher)
+    return str(indices[0].device) if indices else otherwise

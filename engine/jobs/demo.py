@@ -11,8 +11,9 @@ from engine.index.build import BuildReport, build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.jobs.bench import BenchSpec, run_bench, write_bench
-from engine.jobs.dedup import DedupSpec, find_duplicates, score_against_truth
-from engine.jobs.report import write_duplicates
+from engine.jobs.copy_metrics import score_against_truth
+from engine.jobs.dedup import DedupSpec, find_duplicates
+from engine.jobs.report import ReportSpec, write_duplicates
 from engine.progress import Progress, silent
 from engine.store.durable import write_whole
 from engine.store.ingest import ingest
@@ -138,7 +139,7 @@ class _Demo:
         if document is None:
             found = find_duplicates(index, DedupSpec(), self.progress)
             truth = score_against_truth(found, self.sample / "truth.jsonl")
-            write_duplicates(found, index.store, out, images=self.sample / "images", truth=truth)
+            write_duplicates(found, index.store, out, ReportSpec(images=self.sample / "images", truth=truth))
             document = json.loads((out / "summary.json").read_bytes())
             _mark(out / "summary.json", _made_from(index))
         text = f"{document['groups']:,} groups, {document['pairs']:,} pairs"

@@ -1,54 +1,48 @@
 """Classes of identical rows, and groups of duplicates around one photo each."""
 
 import heapq
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
-
-from engine.progress import Progress, silent
-from engine.store.store import Store
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
 # Identical photos in classes up to this size are paired each with each; in larger ones only with the lowest photo id.
 LARGE_CLASS = 32
+Kind = Literal["exact", "copy", "burst"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateGroup:
-    """Photos that are all duplicates of one of them, the representative.
+    """Photos that are duplicates of one of them, the representative.
 
-    photo_ids: ascending, the representative among them. min_score: the least cosine of a member with the
-    representative. Two members need not be duplicates of each other: groups are stars, not chains.
+    photo_ids: ascending, the representative among them. min_score: the least score of a member with the
+    representative, 1 for identical photos; of any pair of the group where groups are components or complete. kind:
+    exact, all are identical; burst, taken by one owner within minutes; or copy.
     """
 
     representative: int
     photo_ids: tuple[int, ...]
     min_score: float
+    kind: Kind = "copy"
 
 
-def equal_rows(store: Store, layer: str, progress: Progress = silent) -> I64:
-    """For each row of a layer (n,), the row of the lowest photo id that holds the very same bytes (often itself).
+def equal_rows(sums: npt.NDArray[np.uint64], photo_ids: I64, present: npt.NDArray[np.bool_]) -> I64:
+    """For each row (n,), the row of the lowest photo id that holds the very same values (often itself).
 
-    −1 for the rows of removed photos, which are nobody's copy. By XXH3 with 128 bits: two different rows among a
-    million agree with a probability of 10⁻²⁷.
+    −1 for the rows of removed photos, which are nobody's copy. sums: (n, 2) checksums of the rows, see
+    `dedup_ceilings.checksums`; present: (n,).
     """
-    n = len(store)
-    sums = bytearray()
-    for start, block in store.blocks(layer):
-        for row in block:
-            sums += xxhash.xxh3_128_digest(row)
-        progress("compare checksums", start + len(block), n)
-    halves = np.frombuffer(bytes(sums), "<u8").reshape(n, 2)
-    present = store.present_rows
-    order = present[np.lexsort((store.photo_ids[present], halves[present, 0], halves[present, 1]))]
-    ordered = halves[order]
+    there = np.flatnonzero(present)
+    order = there[np.lexsort((photo_ids[there], sums[there, 0], sums[there, 1]))]
+    ordered = sums[order]
     first = np.ones(len(order), np.bool_)
     first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    lowest = np.full(n, -1)
+    lowest = np.full(len(sums), -1)
     lowest[order] = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
     return lowest
 
@@ -64,7 +58,7 @@ def expand(pairs: I64, scores: F32, copies: I64) -> tuple[I64, F32]:
     if not len(copies):
         order = np.lexsort((pairs[:, 1], pairs[:, 0]))
         return pairs[order], scores[order]
-    members = _members(copies)
+    members = members_of(copies)
     out, out_scores = [], []
     touched = np.isin(pairs, copies[:, 1]).any(axis=1)
     out.append(pairs[~touched])
@@ -82,7 +76,7 @@ def expand(pairs: I64, scores: F32, copies: I64) -> tuple[I64, F32]:
     return every[order], np.concatenate(out_scores)[order]
 
 
-def _members(copies: I64) -> dict[int, list[int]]:
+def members_of(copies: I64) -> dict[int, list[int]]:
     """The photo ids of each class of identical rows by its lowest, ascending."""
     members: dict[int, list[int]] = {}
     for photo, lowest in sorted(copies.tolist()):
@@ -119,6 +113,11 @@ def group_photos(pairs: I64, scores: F32, copies: I64 | None = None) -> tuple[Du
         DuplicateGroup(representative=a, photo_ids=(a, b), min_score=score)
         for (a, b), score in zip(np.sort(pairs[alone], axis=1).tolist(), scores[alone].tolist(), strict=True)
     ]
+    return in_order(groups)
+
+
+def in_order(groups: Iterable[DuplicateGroup]) -> tuple[DuplicateGroup, ...]:
+    """Groups by size descending, then by representative."""
     return tuple(sorted(groups, key=lambda group: (-len(group.photo_ids), group.representative)))
 
 
@@ -158,7 +157,7 @@ class _Graph:
             near=target[order].tolist(),
             scores=np.concatenate([scores, scores])[order].tolist(),
             weight=(1 + np.bincount(number[2 * m :], minlength=len(ids))).tolist(),
-            copies=_members(copies),
+            copies=members_of(copies),
         )
 
     def stars(self) -> list[tuple[int, list[int]]]:
@@ -199,4 +198,5 @@ class _Graph:
             representative=distinct[0],
             photo_ids=tuple(sorted(photos)),
             min_score=min((self.scores[place] for place in places), default=1.0),
+            kind="copy" if places else "exact",
         )

@@ -1,36 +1,49 @@
-"""What a search for duplicates leaves behind: groups, pairs, a summary, and a page to look at."""
+"""What a search for duplicates leaves behind: groups, pairs, a summary, lists to keep and to drop, and a page."""
 
-import base64
-import html
-import importlib
-import io
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from importlib import resources
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import xxhash
 
-from engine.errors import DependencyError, InputError
-from engine.jobs.dedup import Duplicates, TruthReport
+from engine.errors import InputError
+from engine.jobs.copy_metrics import TruthReport
+from engine.jobs.decisions import Decisions
+from engine.jobs.dedup import Duplicates
+from engine.jobs.dedup_context import credits_of
 from engine.jobs.groups import DuplicateGroup
-from engine.store.dat import relative_path
+from engine.jobs.needed import need
+from engine.jobs.removal import Removal, plan_removal
+from engine.jobs.report_data import KINDS, Listing
+from engine.jobs.report_figures import short
+from engine.jobs.report_page import PageSpec, page
+from engine.jobs.store_mark import mark_of
 from engine.store.durable import disk_errors, flush_folder, part_of, publish
 from engine.store.store import Store
 from engine.version import VERSION
-from kernels.device import cpu_threads
 
 # The page is written last: where it is, the other files are whole and belong to it.
-FILES = ("groups.jsonl", "pairs.parquet", "summary.json", "report.html")
-THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 160, 72
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-MOST_PIXELS = 80_000_000  # a picture that claims more is not opened: its pixels alone would take 240 MB
-# What keeps the page below 20 MB, and quick. The files beside it always hold everything.
-PICTURED_GROUPS, PICTURED_PHOTOS, PICTURED_BYTES = 300, 2_000, 14_000_000
-LISTED_GROUPS, LISTED_PHOTOS, LISTED_IN_A_GROUP = 20_000, 200_000, 500
-BARS = 40
+FILES = ("groups.jsonl", "pairs.parquet", "summary.json", "keep.txt", "drop.txt", "report.html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSpec:
+    """What a report holds beside the duplicates.
+
+    images: folder with `10/103169.jpg` (or .jpeg, .png). truth: how they compare with what was planted. decisions:
+    those that were taken into account. keep: the rule that chose the representatives.
+    """
+
+    images: Path | None = None
+    truth: TruthReport | None = None
+    decisions: Decisions | None = None
+    keep: str | None = None
 
 
 def check_outputs(out: Path | str, images: Path | str | None = None) -> None:
@@ -47,287 +60,128 @@ def check_outputs(out: Path | str, images: Path | str | None = None) -> None:
             raise InputError(
                 f"{out / name}: is a folder, and a file of that name is to be written. Give another --out."
             )
-    _need("pyarrow.parquet", "pyarrow")
+    need("pyarrow.parquet", "pyarrow")
     if images is not None:
-        _need("PIL.Image", "pillow")
+        need("PIL.Image", "pillow")
 
 
 def write_duplicates(
-    duplicates: Duplicates,
-    store: Store,
-    out: Path | str,
-    *,
-    images: Path | str | None = None,
-    truth: TruthReport | None = None,
+    duplicates: Duplicates, store: Store, out: Path | str, spec: ReportSpec | None = None
 ) -> dict[str, Path]:
-    """Write groups.jsonl, pairs.parquet, summary.json and report.html into `out`; their paths by name.
+    """Write the files of FILES into `out`; their paths by name.
 
-    images: folder with `10/103169.jpg` (or .jpeg, .png), shown in the page. Each file is written aside; all are renamed
-    when all are whole, the page last. Files of these names are replaced, nothing else in `out` is touched. InputError
-    when `out` is a file, EngineError when it cannot be written, DependencyError without pyarrow.
+    Each is written aside; all are renamed when all are whole, the page last. Files of these names are replaced, nothing
+    else in `out` is touched. InputError when `out` is a file, EngineError when it cannot be written, StoreError when
+    the annotations of the store are damaged, DependencyError without pyarrow.
     """
-    check_outputs(out, images)
-    out = Path(out)
-    summary = _summary(duplicates, store, truth)
+    spec, out = spec or ReportSpec(), Path(out)
+    check_outputs(out, spec.images)
+    removal = plan_removal(duplicates.groups, spec.decisions)
+    lines = list(map(_group_line, duplicates.groups))
+    summary = _summary(duplicates, store, spec, removal) | {"report": _report_id(store, lines)}
     writers: dict[str, Callable[[BinaryIO], None]] = {
-        "groups.jsonl": lambda file: file.writelines(map(_group_line, duplicates.groups)),
+        "groups.jsonl": lambda file: file.writelines(lines),
         "pairs.parquet": lambda file: _write_pairs(duplicates, file),
         "summary.json": lambda file: _write_text(file, json.dumps(summary, indent=1) + "\n"),
-        "report.html": lambda file: _write_text(file, _page(duplicates, summary, Path(images) if images else None)),
+        "keep.txt": lambda file: write_ids(file, removal.keep),
+        "drop.txt": lambda file: write_ids(file, removal.drop),
+        "report.html": lambda file: _write_text(file, _page(duplicates, store, out, spec, summary)),
     }
-    paths = {name: out / name for name in FILES}
+    return write_together(out, writers)
+
+
+def write_together(out: Path, writers: Mapping[str, Callable[[BinaryIO], None]]) -> dict[str, Path]:
+    """Write files into a folder aside, and give them their names when all are whole, the last one last.
+
+    An old file of the last name is taken away first: it belongs to the old ones.
+    """
+    paths = {name: out / name for name in writers}
     with disk_errors(out):
         try:
             for name, path in paths.items():
                 with part_of(path).open("wb") as file:
                     writers[name](file)
-            paths["report.html"].unlink(missing_ok=True)
+            paths[list(paths)[-1]].unlink(missing_ok=True)
             for path in paths.values():
                 publish(path)
             flush_folder(out)
         finally:
             for path in paths.values():
-                part_of(path).unlink(missing_ok=True)
+                with suppress(OSError):
+                    part_of(path).unlink(missing_ok=True)
     return paths
 
 
-def _need(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise DependencyError(f"{package} cannot be imported ({error}). Install it: pip install {package}") from error
+def write_ids(file: BinaryIO, photo_ids: Iterable[int]) -> None:
+    """Write photo ids as text, one a line."""
+    file.writelines(b"%d\n" % photo_id for photo_id in photo_ids)
+
+
+def _page(duplicates: Duplicates, store: Store, out: Path, spec: ReportSpec, summary: dict[str, Any]) -> str:
+    listing = Listing.of(duplicates)
+    known = credits_of(store, np.unique(listing.photos))
+    made = PageSpec(folder=out, images=spec.images, credits_by_photo=known, earlier=spec.decisions)
+    return page(duplicates, listing, summary, made)
 
 
 def _write_text(file: BinaryIO, text: str) -> None:
-    file.write(text.encode())
-
-
-def _short(score: float) -> float:
-    """A float32 score with the few digits that tell it from its neighbours."""
-    return float(str(np.float32(score)))
+    file.write(text.encode(errors="replace"))  # the name of a folder may hold bytes that are no text
 
 
 def _group_line(group: DuplicateGroup) -> bytes:
     entry = {
         "representative": group.representative,
         "photo_ids": group.photo_ids,
-        "min_score": _short(group.min_score),
+        "min_score": short(group.min_score),
+        "kind": group.kind,
     }
     return (json.dumps(entry) + "\n").encode()
 
 
 def _write_pairs(duplicates: Duplicates, file: BinaryIO) -> None:
-    parquet = _need("pyarrow.parquet", "pyarrow")
+    parquet = need("pyarrow.parquet", "pyarrow")
     columns = {
         "photo_id_a": np.ascontiguousarray(duplicates.pairs[:, 0]),
         "photo_id_b": np.ascontiguousarray(duplicates.pairs[:, 1]),
         "score": duplicates.scores,
+        "burst": np.zeros(len(duplicates.pairs), np.bool_) if duplicates.bursts is None else duplicates.bursts,
     }
-    parquet.write_table(_need("pyarrow", "pyarrow").table(columns), file)
+    parquet.write_table(need("pyarrow", "pyarrow").table(columns), file)
 
 
-def _summary(duplicates: Duplicates, store: Store, truth: TruthReport | None) -> dict[str, Any]:
+def _report_id(store: Store, lines: Iterable[bytes]) -> str:
+    """What the page remembers decisions under: another report of the same groups of the same store knows them too."""
+    summed = xxhash.xxh3_128(os.fsencode(store.path))
+    for line in lines:
+        summed.update(line)
+    return summed.hexdigest()
+
+
+def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Removal) -> dict[str, Any]:
+    kinds, choice = Counter(group.kind for group in duplicates.groups), duplicates.threshold_choice
     return {
         "store": str(store.path),
         "layer": duplicates.layer,
         "metric": duplicates.metric,
         "device": duplicates.device,
-        "exact": duplicates.exact,
+        "method": duplicates.method,
+        "grouping": duplicates.grouping,
+        "normalised": duplicates.normalised,
         "threshold": duplicates.threshold,
+        "threshold_choice": choice.document() if choice else None,
         "photos": duplicates.photos,
         "pairs": len(duplicates.pairs),
         "groups": len(duplicates.groups),
+        "groups_by_kind": {kind: kinds[kind] for kind in KINDS},
         "photos_in_groups": duplicates.grouped,
         "photos_identical_to_another": len(duplicates.copies),
-        "photos_searched_again": duplicates.searched_again,
+        "keep": spec.keep,
+        "pairs_judged_different": duplicates.judged,
+        "decisions": len(spec.decisions) if spec.decisions else 0,
+        "photos_to_keep": len(removal.keep),
+        "photos_to_drop": len(removal.drop),
         "seconds": {name: round(seconds, 3) for name, seconds in duplicates.seconds.items()},
         "engine_version": VERSION,
-        "truth": truth.document() if truth else None,
+        "made_of": mark_of(store.manifest, duplicates.layer),
+        "truth": spec.truth.document() if spec.truth else None,
     }
-
-
-def _way(summary: dict[str, Any]) -> str:
-    return "by comparing all pairs" if summary["exact"] else f"through a {summary['metric']} index"
-
-
-def _page(duplicates: Duplicates, summary: dict[str, Any], images: Path | None) -> str:
-    """The whole page. The data come last: nothing in them can be taken for a placeholder."""
-    listed = _listed(duplicates)
-    pictured, thumbnails = _thumbnails(listed, images) if images else (0, {})
-    data = {"groups": listed, "pictures": thumbnails, "pictured": pictured, "images": images is not None}
-    page = resources.files("engine.jobs").joinpath("report.html").read_text(encoding="utf-8")
-    pieces = {
-        "TITLE": page_text(f"Duplicates in {Path(summary['store']).name or summary['store']}"),
-        "SUBTITLE": page_text(
-            f"{summary['layer']}, cosine of at least {_short(duplicates.threshold)}; "
-            f"found {_way(summary)} on {summary['device']}; mirsearch {VERSION}"
-        ),
-        "FIGURES": _figures(summary),
-        "TRUTH": _truth_table(summary["truth"]) if summary["truth"] else "",
-        "HISTOGRAM": _histogram(duplicates),
-        "LEFT_OUT": _left_out(duplicates, listed, pictured if images else None),
-    }
-    for name, piece in pieces.items():
-        page = page.replace("{{" + name + "}}", piece)
-    # Inside a script element only the text "</" could do harm, and in JSON < may always be written like this.
-    return page.replace("{{DATA}}", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"))
-
-
-def page_text(text: object) -> str:
-    """Text for HTML that holds neither markup nor placeholders."""
-    return html.escape(str(text)).replace("{", "&#123;")
-
-
-def _listed(duplicates: Duplicates) -> list[dict[str, Any]]:
-    """The groups that the page shows: size `n`, least score `m`, photos `p` as [id, score], the representative first.
-
-    The other photos of a group follow by score descending, then by id.
-    """
-    listed, photos = [], 0
-    score_of = _Scores(duplicates)
-    for group in duplicates.groups[:LISTED_GROUPS]:
-        members = [photo for photo in group.photo_ids if photo != group.representative][: LISTED_IN_A_GROUP - 1]
-        photos += 1 + len(members)
-        if photos > LISTED_PHOTOS:
-            break
-        scored = [[photo, score_of(group.representative, photo)] for photo in members]
-        scored.sort(key=lambda entry: (-entry[1], entry[0]))
-        head: list[Any] = [group.representative, None]
-        listed.append({"n": len(group.photo_ids), "m": _short(group.min_score), "p": [head, *scored]})
-    return listed
-
-
-class _Scores:
-    """The score of a pair that was found, looked up in the ordered pairs."""
-
-    def __init__(self, duplicates: Duplicates) -> None:
-        self._pairs, self._scores = duplicates.pairs, duplicates.scores
-        self._first = np.ascontiguousarray(duplicates.pairs[:, 0])
-
-    def __call__(self, a: int, b: int) -> float:
-        a, b = min(a, b), max(a, b)
-        start, stop = np.searchsorted(self._first, [a, a + 1])
-        return _short(self._scores[start + np.searchsorted(self._pairs[start:stop, 1], b)])
-
-
-def _thumbnails(listed: list[dict[str, Any]], images: Path) -> tuple[int, dict[str, str]]:
-    """How many of the first groups show pictures, and their JPEG thumbnails in base64 by photo id."""
-    wanted: list[int] = []
-    count = 0
-    for group in listed[:PICTURED_GROUPS]:
-        if len(wanted) + len(group["p"]) > PICTURED_PHOTOS and count:
-            break
-        wanted += [photo for photo, _ in group["p"]]
-        count += 1
-    wanted = wanted[:PICTURED_PHOTOS]
-    found: dict[str, str] = {}
-    room = PICTURED_BYTES
-    with ThreadPoolExecutor(cpu_threads(), thread_name_prefix="thumbnails") as pool:
-        for photo, picture in zip(wanted, pool.map(lambda photo: thumbnail(images, photo), wanted), strict=True):
-            text = base64.b64encode(picture or b"").decode()
-            room -= len(text)
-            if text and room >= 0:
-                found[str(photo)] = text
-    return count, found
-
-
-def thumbnail(images: Path, photo_id: int) -> bytes | None:
-    """A JPEG of at most 160 pixels a side of `IMAGES/10/103169.jpg` (.jpeg, .png); None where none can be read."""
-    image, operations = _need("PIL.Image", "pillow"), _need("PIL.ImageOps", "pillow")
-    for suffix in PICTURE_SUFFIXES:
-        path = images / relative_path(photo_id, suffix)
-        try:
-            with path.open("rb") as file, image.open(file) as picture:
-                if picture.width * picture.height > MOST_PIXELS:
-                    continue
-                picture.draft("RGB", (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
-                small = operations.exif_transpose(picture).convert("RGB")
-                small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-                out = io.BytesIO()
-                small.save(out, "JPEG", quality=THUMBNAIL_QUALITY)
-                return out.getvalue()
-        except Exception:  # a damaged picture may fail in any way inside its decoder; the page shows a placeholder
-            continue
-    return None
-
-
-def _figures(summary: dict[str, Any]) -> str:
-    seconds = sum(summary["seconds"].values())
-    rate = f"{summary['photos'] / seconds:,.0f} photos/s" if seconds > 0 else ""
-    share = f"{summary['photos_in_groups']:,} photos in them"
-    figures = [
-        ("Photos", f"{summary['photos']:,}", ""),
-        ("Groups", f"{summary['groups']:,}", share),
-        ("Pairs", f"{summary['pairs']:,}", f"{summary['photos_identical_to_another']:,} photos equal another exactly"),
-        ("Threshold", f"{_short(summary['threshold'])}", f"cosine of raw {summary['layer']}"),
-        ("Time", f"{seconds:,.1f} s", rate),
-        ("Device", summary["device"], _way(summary)),
-    ]
-    return "\n".join(
-        f"<div><dt>{page_text(name)}</dt><dd>{page_text(value)}</dd><dd class=note>{page_text(note)}</dd></div>"
-        for name, value, note in figures
-    )
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
-
-
-def _truth_table(truth: dict[str, Any]) -> str:
-    rows = "\n".join(
-        f"<tr><th scope=row>{page_text(kind)}</th><td>{entry['planted']:,}</td><td>{entry['found']:,}</td>"
-        f"<td>{_percent(entry['recall'])}</td>"
-        f"<td class=meter><i style='width:{100 * (entry['recall'] or 0):.1f}%'></i></td></tr>"
-        for kind, entry in truth["kinds"].items()
-    )
-    return (
-        "<section aria-labelledby=truth><h2 id=truth>Against the truth</h2><table><thead><tr><th scope=col>Kind of pair"
-        "</th><th scope=col>Planted</th><th scope=col>Found</th><th scope=col>Share</th><td></td></tr></thead><tbody>"
-        f"{rows}</tbody></table><p class=note>Precision {_percent(truth['precision'])}: found pairs whose photos are "
-        "copies of the same original. Photos of a burst are alike but no duplicates; the fewer found the better.</p>"
-        "</section>"
-    )
-
-
-def _histogram(duplicates: Duplicates) -> str:
-    """The scores below 1 as bars of inline SVG; a bar of exact duplicates would dwarf the others."""
-    below = duplicates.scores[duplicates.scores < 1].astype(np.float64)
-    ones = len(duplicates.scores) - len(below)
-    equal = f"Not drawn: {ones:,} with a score of 1." if ones else ""
-    if not len(below):
-        return f"<p class=note>No pair scores between the threshold and 1. {equal}</p>"
-    low, width, height = duplicates.threshold, 600, 170
-    counts, _ = np.histogram(np.maximum(below, low), bins=BARS, range=(low, 1))
-    step = width / BARS
-    bars = "".join(
-        f"<rect x={i * step + 1:.1f} y={height - height * count / counts.max():.1f} width={step - 2:.1f} "
-        f"height={height * count / counts.max():.1f}><title>{low + i * (1 - low) / BARS:.4f} to "
-        f"{low + (i + 1) * (1 - low) / BARS:.4f}: {count:,} pairs</title></rect>"
-        for i, count in enumerate(counts.tolist())
-        if count
-    )
-    ticks = "".join(
-        f"<text x={width * i / 4:.0f} y={height + 20} text-anchor={anchor}>{low + (1 - low) * i / 4:.3f}</text>"
-        for i, anchor in enumerate(("start", "middle", "middle", "middle", "end"))
-    )
-    return (
-        f"<svg viewBox='-46 -14 {width + 56} {height + 42}' role=img aria-label='Histogram of the scores of "
-        f"{len(below):,} pairs, from {low:.3f} to 1'><path class=grid d='M0 0H{width}M0 {height / 2}H{width}'/>"
-        f"{bars}<path class=axis d='M0 {height}H{width}'/>{ticks}<text x=-8 y=4 text-anchor=end>{counts.max():,}</text>"
-        f"<text x=-8 y={height} text-anchor=end>0</text></svg><p class=note>Pairs by cosine. {equal}</p>"
-    )
-
-
-def _left_out(duplicates: Duplicates, listed: list[dict[str, Any]], pictured: int | None) -> str:
-    """What the page does not show, in a sentence or two."""
-    said = []
-    if len(listed) < len(duplicates.groups):
-        said.append(
-            f"This page lists the {len(listed):,} largest of {len(duplicates.groups):,} groups; "
-            "groups.jsonl beside it holds all."
-        )
-    if any(group["n"] > len(group["p"]) for group in listed):
-        said.append(f"At most {LISTED_IN_A_GROUP} photos of a group are listed.")
-    if pictured is not None and pictured < len(listed):
-        said.append(f"Pictures are included for the first {pictured:,} groups, to keep the page small.")
-    return page_text(" ".join(said))

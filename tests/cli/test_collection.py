@@ -102,3 +102,15 @@ def test_stages_are_said_with_what_bounds_them(run: Run, photos: Path, tmp_path:
     assert "busy read 25%, upload 3%, write 97%: bounded by write" in " ".join(run(*words).stdout.split())
     found = json.loads(run(*words, "--json").stdout)
     assert (found["stages"], found["bound"]) == (shares, "write")
+
+
+def test_edited_copies_are_added_and_found_in_the_truth(run: Run, tmp_path: Path) -> None:
+    result = run("synth", tmp_path / "sample", "--photos", 100, "--seed", 3, "--edits", "--json")
+    assert result.exit_code == 0, result.output
+    report, files = json.loads(result.stdout), files_below(tmp_path / "sample" / "features")
+    edited = sum(
+        report["pairs"].get(kind, 0) for kind in ("recompressed", "recoloured", "mirrored", "overlaid", "cropped")
+    )
+    assert edited > 0 and len(files) == 100 + edited and report["bytes"] == 20_400 * len(files)
+    lines = (tmp_path / "sample" / "truth.jsonl").read_text().splitlines()
+    assert len(lines) == sum(report["pairs"].values())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from engine.cli.graph import _span, _TimeLeft
+from engine.cli.console import TimeLeft, _span
 
 Run = Callable[..., Result]
 
@@ -46,7 +46,7 @@ def test_a_log_says_how_much_time_is_left(monkeypatch: pytest.MonkeyPatch) -> No
     def reporter(phase: str, done: int, total: int, *, unit: str = "", detail: str = "") -> None:
         said.append(detail)
 
-    left = _TimeLeft(reporter)
+    left = TimeLeft(reporter)
     left("graph", 0, 4000, unit="photos")
     left("graph", 1000, 4000, unit="photos")
     assert said == ["", "90 s left"]

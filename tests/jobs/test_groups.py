@@ -1,8 +1,8 @@
 """Groups of duplicates against a few lines of plain Python, over random small graphs."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.jobs.dedup_ceilings import checksums
 from engine.jobs.groups import LARGE_CLASS, DuplicateGroup, equal_rows, expand, group_photos
-from engine.store.store import Store
-from engine.store.writer import StoreWriter
 
 Scored = dict[tuple[int, int], float]
 
@@ -79,7 +78,9 @@ def test_copies_go_where_all_their_pairs_would_take_them(scored: Scored, sizes: 
     whole: Scored = {pair: 1.0 for all_ in photos.values() for pair in pairs_of(all_)}
     for (a, b), score in scored.items():
         whole |= {(min(x, y), max(x, y)): score for x in photos[a] for y in photos[b]}
-    assert list(group_photos(*arrays(scored), copies)) == naive(whole)
+    groups = group_photos(*arrays(scored), copies)
+    assert [replace(group, kind="copy") for group in groups] == naive(whole)
+    assert all(group.kind == "exact" for group in groups if len({p % 100 for p in group.photo_ids}) == 1)
     pairs, scores = expand(*arrays(scored), copies)
     assert dict(zip(map(tuple, pairs.tolist()), scores.tolist(), strict=True)) == whole
     assert pairs.tolist() == sorted(pairs.tolist())
@@ -113,14 +114,14 @@ def test_a_long_chain_is_not_one_group():
 
 
 @pytest.mark.parametrize("count", [1, 50])
-def test_equal_rows_are_those_with_the_same_bytes(tmp_path: Path, count: int):
+@pytest.mark.parametrize("layers", [1, 2])
+def test_equal_rows_are_those_with_the_same_values(count: int, layers: int):
     rng = np.random.default_rng(count)
-    rows = rng.integers(0, 2, (count, 3)).astype(np.float32)
-    rows[rows == 0] *= rng.choice([-1, 1], (rows == 0).sum())  # −0 equals 0, but is another row
+    rows = [rng.integers(0, 2, (count, 3)).astype(np.float32) for _ in range(layers)]
     ids = rng.permutation(10 * count)[:count].astype(np.int64)
-    with StoreWriter(tmp_path, {"fc7": 3}) as writer:
-        writer.write(writer.reserve(count), ids, {"fc7": rows})
-        writer.finish([])
-    same = [[j for j in range(count) if rows[j].tobytes() == rows[i].tobytes()] for i in range(count)]
-    expected = [min(rows_of, key=lambda j: ids[j]) for rows_of in same]
-    assert equal_rows(Store.open(tmp_path), "fc7").tolist() == expected
+    present = rng.random(count) < 0.8
+    same = [[j for j in np.flatnonzero(present) if all((r[j] == r[i]).all() for r in rows)] for i in range(count)]
+    expected = [min(same[i], key=lambda j: ids[j]) if present[i] else -1 for i in range(count)]
+    for layer in rows:
+        layer[layer == 0] *= rng.choice([-1, 1], (layer == 0).sum())  # −0 equals 0
+    assert equal_rows(checksums(rows), ids, present).tolist() == expected

@@ -11,6 +11,7 @@ from engine.index.search import Index
 from engine.index.spec import IndexSpec
 from engine.jobs.bench import BenchSpec, run_bench
 from engine.jobs.dedup import DedupSpec, find_duplicates
+from engine.jobs.dedup_ceilings import checksums
 from engine.jobs.groups import equal_rows
 from engine.jobs.truth import TruthSpec, ground_truth
 from engine.store.store import Store
@@ -86,12 +87,12 @@ def test_a_benchmark_of_what_is_left(store: Store, name: str) -> None:
 @pytest.mark.parametrize("name", ["lists", "exact"])
 def test_duplicates_of_what_is_left(store: Store, name: str) -> None:
     before = find_duplicates(
-        Index.open(store.path / "indices" / name, device=CPU), DedupSpec(threshold=0.9995, neighbors=4)
+        Index.open(store.path / "indices" / name, device=CPU), DedupSpec(threshold=0.9995)
     )  # fmt: skip
     gone = [*range(0, 50), *range(620, 640), *range(700, 710)]  # originals, copies, altered copies
     left = mark_removed(store, gone)
     index = Index.open(store.path / "indices" / name, device=CPU, store=left)
-    after = find_duplicates(index, DedupSpec(threshold=0.9995, neighbors=4))
+    after = find_duplicates(index, DedupSpec(threshold=0.9995))
     ids = set(store.photo_ids[gone].tolist())
     expected = [tuple(pair) for pair in before.pairs.tolist() if not ids & set(pair)]
     assert len(before.pairs) - len(expected) > 80 and [tuple(pair) for pair in after.pairs.tolist()] == expected
@@ -110,14 +111,16 @@ def test_no_photo_left_no_duplicates(store: Store) -> None:
 
 
 def test_removed_rows_are_nobodys_copy(store: Store) -> None:
-    lowest = equal_rows(mark_removed(store, [0, 601]), "x")
+    left = mark_removed(store, [0, 601])
+    assert left.removed is not None
+    lowest = equal_rows(checksums([left.layer("x")]), left.photo_ids, ~left.removed)
     assert (lowest[0], lowest[600], lowest[1], lowest[601], lowest[2], lowest[602]) == (-1, 600, 1, -1, 2, 2)
 
 
 def test_too_many_pairs_are_refused_before_they_fill_the_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engine.jobs.dedup.MOST_PAIRS", 1000)
+    monkeypatch.setattr("engine.jobs.dedup_join.MOST_PAIRS", 1000)
     store = make_store(tmp_path / "store", {"x": np.arange(1, 301, dtype=np.float32)[:, None]})
     index = Index.open(build_index(store, IndexSpec(layer="x"), device=CPU).path, device=CPU)
     with pytest.raises(InputError, match=r"--threshold 0\.95: more than 1,000 pairs of x"):

@@ -1,13 +1,14 @@
 """What `write_duplicates` leaves: the files, and a page that needs nothing but itself."""
 
 import base64
+import hashlib
 import io
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,14 +16,17 @@ import pytest
 from PIL import Image
 
 from engine.errors import DependencyError, EngineError, InputError
-from engine.jobs import report
-from engine.jobs.dedup import Duplicates, KindFound, TruthReport
-from engine.jobs.groups import group_photos
-from engine.jobs.report import FILES, check_outputs, thumbnail, write_duplicates
+from engine.jobs import report, report_data, report_page, thumbnails
+from engine.jobs.copy_metrics import KindFound, TruthReport
+from engine.jobs.decisions import Decisions
+from engine.jobs.groups import DuplicateGroup
+from engine.jobs.report import FILES, ReportSpec, check_outputs, write_duplicates
+from engine.jobs.thumbnails import thumbnail
 from engine.store.durable import publish
 from engine.store.store import Store
 from engine.store.synth_copies import KINDS
 from engine.store.writer import StoreWriter
+from tests.jobs.found import duplicates
 
 TRUTH = TruthReport(
     kinds={kind: KindFound(planted=8, found=number) for number, kind in enumerate(KINDS)}, precision=0.75
@@ -36,18 +40,6 @@ def store(tmp_path_factory: pytest.TempPathFactory):
         writer.write(writer.reserve(2), np.arange(2), {"fc7": np.ones((2, 4), np.float32)})
         writer.finish([])
     return Store.open(path)
-
-
-def duplicates(pairs: list[tuple[int, int, float]], **changes: Any) -> Duplicates:
-    pairs = sorted(pairs)
-    photos = np.array([pair[:2] for pair in pairs], np.int64).reshape(-1, 2)
-    scores = np.array([pair[2] for pair in pairs], np.float32)
-    fields: dict[str, Any] = {
-        "pairs": photos, "scores": scores, "groups": group_photos(photos, scores), "copies": np.empty((0, 2), np.int64),
-        "threshold": 0.95, "photos": 20_000, "searched_again": 0, "seconds": {"checksums": 0.5, "search": 1.5},
-        "layer": "fc7", "metric": "cosine", "device": "cpu",
-    }  # fmt: skip
-    return Duplicates(**fields | changes)
 
 
 SOME = duplicates([(1, 2, 0.96), (5, 10_007, 0.99), (5, 20_000, 1.0), (5, 6, 0.97), (6, 10_007, 0.98)])
@@ -100,64 +92,112 @@ def pictures(folder: Path) -> Path:
 
 
 def test_files_hold_groups_and_pairs(tmp_path: Path, store: Store):
-    paths = write_duplicates(SOME, store, tmp_path / "new" / "out", truth=TRUTH)
+    paths = write_duplicates(SOME, store, tmp_path / "new" / "out", ReportSpec(truth=TRUTH))
     assert list(paths) == list(FILES) and names(tmp_path / "new" / "out") == sorted(FILES)
     lines = [json.loads(line) for line in paths["groups.jsonl"].read_text().splitlines()]
     assert lines == [
-        {"representative": 5, "photo_ids": [5, 6, 10_007, 20_000], "min_score": 0.97},
-        {"representative": 1, "photo_ids": [1, 2], "min_score": 0.96},
+        {"representative": 5, "photo_ids": [5, 6, 10_007, 20_000], "min_score": 0.97, "kind": "copy"},
+        {"representative": 1, "photo_ids": [1, 2], "min_score": 0.96, "kind": "copy"},
     ]
     table = pq.read_table(paths["pairs.parquet"])
     assert [(field.name, str(field.type)) for field in table.schema] == [
-        ("photo_id_a", "int64"), ("photo_id_b", "int64"), ("score", "float"),
+        ("photo_id_a", "int64"), ("photo_id_b", "int64"), ("score", "float"), ("burst", "bool"),
     ]  # fmt: skip
     assert np.array_equal(np.stack([table["photo_id_a"], table["photo_id_b"]], axis=1), SOME.pairs)
     assert np.array_equal(table["score"].to_numpy(), SOME.scores)
     summary = json.loads(paths["summary.json"].read_text())
     assert (summary["photos"], summary["groups"], summary["pairs"], summary["photos_in_groups"]) == (20_000, 2, 5, 6)
+    assert paths["keep.txt"].read_text() == "1\n5\n" and paths["drop.txt"].read_text() == "2\n6\n10007\n20000\n"
+    assert (summary["photos_to_keep"], summary["photos_to_drop"]) == (2, 4)
+    assert summary["groups_by_kind"] == {"exact": 0, "copy": 2, "burst": 0}
     assert summary["truth"]["kinds"]["near-strong"] == {"planted": 8, "found": 1, "recall": 0.125}
 
 
 def test_page_stands_alone(tmp_path: Path, store: Store):
-    page = Page(write_duplicates(SOME, store, tmp_path, truth=TRUTH)["report.html"])
-    assert not re.search(r"https?:|//[a-z]+\.|@import|url\(", page.source)
+    page = Page(write_duplicates(SOME, store, tmp_path, ReportSpec(truth=TRUTH))["report.html"])
+    assert not re.search(r"https?://[a-z]|@import|url\(|fetch\(|XMLHttpRequest|import\(", page.source)
     assert not {name for name, _ in page.attributes} & {"src", "href", "srcset", "action", "onerror", "onclick"}
-    assert any(name == "content" and "default-src 'none'" in (value or "") for name, value in page.attributes)
+    script = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
+    policy = next(value for name, value in page.attributes if name == "content" and "default-src" in (value or ""))
+    assert policy == (
+        "default-src 'none'; img-src data: ; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
+    )
     assert {"svg", "table", "rect"} <= set(page.tags) and page.tags.count("script") == 2
-    assert [group["p"] for group in page.data["groups"]] == [
-        [[5, None], [20_000, 1.0], [10_007, 0.99], [6, 0.97]],
-        [[1, None], [2, 0.96]],
-    ]
-    assert [group["n"] for group in page.data["groups"]] == [4, 2]
+    data = page.data
+    assert (data["n"], data["l"], data["k"], data["m"]) == ([4, 2], [4, 2], "11", [970_000, 960_000])
+    assert data["p"] == [5, 20_000, 10_007, 6, 1, 2]
+    assert data["s"] == [1_000_000, 1_000_000, 990_000, 970_000, 1_000_000, 960_000]
+    assert (data["c"], data["credits"], data["pictures"], data["folder"], data["earlier"]) == ([], [], {}, None, [])
     for shown in ("20,000", "0.95", "2.0 s", "near-medium", "75.0 %", "12.5 %", "Not drawn: 1 with a score of 1."):
         assert shown in page.text
 
 
 def test_hostile_names_stay_text_and_placeholders_are_all_filled(tmp_path: Path, store: Store):
     hostile = duplicates([(1, 2, 0.96)], layer="</script><img src=x>{{FIGURES}}", device="<!--")
-    page = Page(write_duplicates(hostile, store, tmp_path, truth=TRUTH)["report.html"])
-    assert not re.search(r"\{\{[A-Z_]+\}\}", page.source)
+    page = Page(write_duplicates(hostile, store, tmp_path, ReportSpec(truth=TRUTH))["report.html"])
+    assert not re.search(r"\{\{[A-Z_]+\}\}", page.source.replace(page.scripts[0], ""))
     assert page.tags.count("script") == 2 and not {"img", "b"} & set(page.tags)
     assert "Duplicates in a <b>&{{DATA}}" in page.text
     assert "cosine of raw </script><img src=x>{{FIGURES}}" in page.text
 
 
-def test_data_cannot_end_their_script(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
-    """No number or base64 text holds a <; should a name ever come in, it must still be safe."""
-    evil = "</script><script>alert(1)</script><!--"
-    monkeypatch.setattr(report, "_thumbnails", lambda listed, images: (1, {evil: "x"}))
-    page = Page(write_duplicates(SOME, store, tmp_path / "out", images=tmp_path)["report.html"])
-    assert page.tags.count("script") == 2
-    assert page.data["pictures"] == {evil: "x"}
+HOSTILE = [
+    "</script><script>alert(1)</script><!--",
+    "\"quotes' & <b>",
+    "\U0001f4f7 emoji",
+    "\u202e مريم",
+    "\u2028{{DATA}}",
+]
+
+
+def test_names_of_owners_cannot_end_their_script(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    owners = {photo: {"owner": HOSTILE[photo % 5], "url": f"https://x/{photo}/"} for photo in (1, 2, 5, 6, 10_007)}
+    monkeypatch.setattr(report, "credits_of", lambda store, photos: owners)
+    page = Page(write_duplicates(SOME, store, tmp_path / "out")["report.html"])
+    assert page.tags.count("script") == 2 and "alert" not in page.text
+    shown = [page.data["credits"][number] if number >= 0 else None for number in page.data["c"]]
+    names = [owners[photo]["owner"] if photo in owners else None for photo in page.data["p"]]
+    assert [credit and credit[0] for credit in shown] == names
+    assert all(credit is None or credit[3] == "https://x/{id}/" for credit in shown)
+
+
+def test_credits_stop_where_they_are_too_much(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report_data, "CREDITS_BYTES", 60)
+    monkeypatch.setattr(report, "credits_of", lambda *_: {5: {"owner": "a" * 40}, 6: {"owner": "b" * 40}})
+    page = Page(write_duplicates(SOME, store, tmp_path)["report.html"])
+    assert page.data["credits"] == [["a" * 40, "", "", ""]] and page.data["c"] == [0, -1, -1, -1, -1, -1]
+
+
+def test_ids_that_no_number_of_javascript_holds_are_texts(tmp_path: Path, store: Store):
+    big = (1 << 53) + 1
+    page = Page(write_duplicates(duplicates([(7, big, 0.96)]), store, tmp_path)["report.html"])
+    assert page.data["p"] == ["7", str(big)]
+
+
+def test_earlier_decisions_are_carried_along(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
+    earlier = Decisions.of([{"photo_ids": [7, 8], "verdict": "different"}])
+    page = Page(write_duplicates(SOME, store, tmp_path, ReportSpec(decisions=earlier))["report.html"])
+    assert page.data["earlier"] == [{"photo_ids": ["7", "8"], "verdict": "different", "at": ""}]
+    monkeypatch.setattr(report_page, "EARLIER_BYTES", 10)
+    page = Page(write_duplicates(SOME, store, tmp_path, ReportSpec(decisions=earlier))["report.html"])
+    assert page.data["earlier"] == [] and "keep their file and give both" in page.text
+
+
+def test_a_chained_photo_has_no_score_with_the_representative(tmp_path: Path, store: Store):
+    chain = duplicates([(1, 2, 0.96), (2, 3, 0.97)])
+    group = DuplicateGroup(representative=1, photo_ids=(1, 2, 3), min_score=0.96)
+    page = Page(write_duplicates(replace(chain, groups=(group,)), store, tmp_path)["report.html"])
+    assert (page.data["p"], page.data["s"]) == ([1, 2, 3], [1_000_000, 960_000, -1])
 
 
 def test_without_duplicates_there_is_still_a_page(tmp_path: Path, store: Store):
     paths = write_duplicates(duplicates([]), store, tmp_path)
     assert paths["groups.jsonl"].read_bytes() == b""
     table = pq.read_table(paths["pairs.parquet"])
-    assert table.num_rows == 0 and [str(field.type) for field in table.schema] == ["int64", "int64", "float"]
+    assert table.num_rows == 0 and [str(field.type) for field in table.schema] == ["int64", "int64", "float", "bool"]
     page = Page(paths["report.html"])
-    assert page.data["groups"] == [] and "rect" not in page.tags
+    assert page.data["n"] == page.data["p"] == [] and "rect" not in page.tags
     assert "No pair scores between the threshold and 1." in page.text
     assert "No two photos of this store are as alike" in page.scripts[1]
 
@@ -177,8 +217,9 @@ def test_histogram_draws_every_pair_below_one(tmp_path: Path, store: Store):
 
 def test_pictures_are_small_and_inline(tmp_path: Path, store: Store):
     folder = pictures(tmp_path / "images")
-    page = Page(write_duplicates(SOME, store, tmp_path / "out", images=folder)["report.html"])
-    assert page.data["images"] is True and page.data["pictured"] == 2
+    page = Page(write_duplicates(SOME, store, tmp_path / "out", ReportSpec(images=folder))["report.html"])
+    assert page.data["images"] is True and page.data["folder"] == "../images/"
+    assert any("img-src data: 'self' file:;" in (value or "") for _, value in page.attributes)
     assert set(page.data["pictures"]) == {"5", "10007"}  # the damaged one and the absent ones get a placeholder
     sizes = {}
     for photo, text in page.data["pictures"].items():
@@ -193,28 +234,30 @@ def test_pictures_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = pictures(tmp_path)
     assert thumbnail(folder, 6) is None and thumbnail(folder, 77) is None
     assert thumbnail(folder, 5) is not None
-    monkeypatch.setattr(report, "MOST_PIXELS", 640 * 480 - 1)
+    monkeypatch.setattr(thumbnails, "MOST_PIXELS", 640 * 480 - 1)
     assert thumbnail(folder, 5) is None
 
 
 def test_what_the_page_leaves_out_is_said(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(report, "LISTED_GROUPS", 3)
-    monkeypatch.setattr(report, "PICTURED_GROUPS", 2)
-    monkeypatch.setattr(report, "LISTED_IN_A_GROUP", 4)
+    monkeypatch.setattr(report_data, "LISTED_GROUPS", 3)
+    monkeypatch.setattr(report_page, "PICTURED_GROUPS", 2)
+    monkeypatch.setattr(report_data, "LISTED_IN_A_GROUP", 4)
+    monkeypatch.setattr(report_page, "LISTED_IN_A_GROUP", 4)
     many = duplicates([*((0, i, 0.96) for i in range(1, 8)), *((i, i + 1, 0.97) for i in range(10, 20, 2))])
     folder = pictures(tmp_path / "images")
-    paths = write_duplicates(many, store, tmp_path / "out", images=folder)
+    paths = write_duplicates(many, store, tmp_path / "out", ReportSpec(images=folder))
     page = Page(paths["report.html"])
-    assert [(group["n"], len(group["p"])) for group in page.data["groups"]] == [(8, 4), (2, 2), (2, 2)]
+    assert (page.data["n"], page.data["l"]) == ([8, 2, 2], [4, 2, 2]) and page.data["p"][:5] == [0, 1, 2, 3, 10]
     assert "lists the 3 largest of 6 groups; groups.jsonl beside it holds all." in page.text
     assert "At most 4 photos of a group are listed." in page.text
-    assert "Pictures are included for the first 2 groups" in page.text
+    assert "Pictures of the first 2 groups are in this page" in page.text
     assert len(paths["groups.jsonl"].read_text().splitlines()) == 6
 
 
 def test_pictures_stop_at_the_limit_of_the_page(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(report, "PICTURED_BYTES", 10)
-    page = Page(write_duplicates(SOME, store, tmp_path / "out", images=pictures(tmp_path / "i"))["report.html"])
+    monkeypatch.setattr(report_page, "PICTURED_BYTES", 10)
+    page = Page(write_duplicates(SOME, store, tmp_path / "out", ReportSpec(images=pictures(tmp_path / "i")))
+                ["report.html"])  # fmt: skip
     assert page.data["pictures"] == {}
 
 
@@ -252,7 +295,7 @@ def test_interrupted_between_two_renames_there_is_no_page(
     monkeypatch.setattr(report, "publish", killed)
     with pytest.raises(KeyboardInterrupt):
         write_duplicates(duplicates([]), store, tmp_path)
-    assert names(tmp_path) == ["groups.jsonl", "pairs.parquet", "summary.json"]
+    assert names(tmp_path) == ["drop.txt", "groups.jsonl", "keep.txt", "pairs.parquet", "summary.json"]
 
 
 def test_out_must_be_a_folder(tmp_path: Path, store: Store):
@@ -292,5 +335,5 @@ def test_absent_packages_say_how_to_install_them(
 ):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(DependencyError, match=f"pip install {package}"):
-        write_duplicates(SOME, store, tmp_path / "out", images=tmp_path)
+        write_duplicates(SOME, store, tmp_path / "out", ReportSpec(images=tmp_path))
     assert not any((tmp_path / "out").glob("*"))

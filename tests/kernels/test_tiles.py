@@ -1,6 +1,7 @@
 """Exact search and self-join in tiles: ceilings hold, nothing that counts is missed, whatever is cut in two."""
 
 import threading
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -181,6 +182,24 @@ def test_join(kernels, metric, n, size):
 )
 def test_join_of_any_rows_misses_none(kernels, rows, threshold, metric):
     assert_joined(kernels.join(blocks_of(rows, 4), threshold, metric), rows, threshold, metric)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("size", [1, 4, 7, 30])
+def test_lines_of_a_join_are_parts_of_the_whole(kernels, metric, size):
+    rows = feature_like(9, 23, 12)
+    whole = kernels.join(blocks_of(rows, size), -1e30, metric)[0].tolist()
+    for borders in ([0, 23], [0, 5, 6, 20, 23], [0, 11, 40]):
+        for use in (kernels, *tiles_of(kernels)):
+            parts = []
+            for lines in pairwise(borders):
+                if use is kernels:
+                    found = kernels.join(blocks_of(rows, size), -1e30, metric, 1 << 20, lines)[0]
+                else:
+                    found = tile_join.join(use, blocks_of(rows, size), -1e30, metric, 1 << 20, lines)[0]
+                assert all(lines[0] <= (pair[0] - 100) // 3 < lines[1] for pair in found.tolist())
+                parts += found.tolist()
+            assert parts == whole and len(whole) == 23 * 11
 
 
 def test_more_pairs_than_are_wanted(kernels):

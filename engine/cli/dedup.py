@@ -1,0 +1,209 @@
+"""`dedup`: which photos are the same."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from engine.cli.console import Reporter, TimeLeft, say_facts, say_json
+from engine.cli.dedup_apply import apply
+from engine.cli.gpu_options import with_gpu_options
+from engine.cli.options import (
+    DeviceOption,
+    ImagesOption,
+    JsonOption,
+    LayerOption,
+    NameOption,
+    StoreArgument,
+    device_facts,
+    index_folder,
+    settle,
+    several_layers,
+)
+from engine.errors import InputError
+
+if TYPE_CHECKING:
+    from engine.index.searcher import Searcher
+    from engine.jobs.dedup import DedupSpec
+    from engine.store.store import Store
+    from kernels import Device
+
+
+@with_gpu_options
+def dedup(
+    store: StoreArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the answers.", show_default=False)],
+    layer: LayerOption = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", help="Least cosine of a duplicate.", show_default="chosen from the data"),
+    ] = None,
+    false_pairs: Annotated[
+        float | None,
+        typer.Option(
+            "--false-pairs", help="Choose it by this rate of unrelated pairs for each photo.", show_default=False
+        ),
+    ] = None,
+    groups: Annotated[
+        str,
+        typer.Option("--groups", help="medoid: all like one of them. complete: all alike. components: chains."),
+    ] = "medoid",
+    normalise: Annotated[
+        bool, typer.Option("--normalise", help="Count scores beside what is usual for their photos.")
+    ] = False,
+    exhaustive: Annotated[
+        bool, typer.Option("--exhaustive", help="Compare every row with every other; needs no index.")
+    ] = False,
+    query_store: Annotated[
+        Path | None,
+        typer.Option("--query-store", help="Find which photos of this store are in STORE.", show_default=False),
+    ] = None,
+    images: ImagesOption = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep", help="largest, oldest, most-favoured or first of a group.", show_default="the most typical"
+        ),
+    ] = None,
+    decisions: Annotated[
+        list[Path] | None,
+        typer.Option("--decisions", help="decisions.json saved from a report; may be repeated.", show_default=False),
+    ] = None,
+    truth: Annotated[
+        Path | None, typer.Option("--truth", help="truth.jsonl of a sample collection.", show_default=False)
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option("--weights", help="Of the layers of --layer fc7+fc8: 0.7,0.3.", show_default="equal ones"),
+    ] = None,
+    name: NameOption = None,
+    device: DeviceOption = "auto",
+    json_: JsonOption = False,
+) -> None:
+    """Find photos that are the same or nearly: pairs, groups, and a report to look at.
+
+    Interrupted, the same command continues with what is there. `mirsearch dedup apply DIR` acts on what was found.
+
+    Example: `mirsearch dedup store --layer fc7 --out duplicates --images sample/images`
+    """
+    import json
+
+    from engine.jobs import dedup_files
+    from engine.jobs.copy_metrics import score_against_truth
+    from engine.jobs.decisions import Decisions
+    from engine.jobs.dedup import DedupSpec, find_duplicates
+    from engine.jobs.keep import check_keep, choose_kept
+    from engine.jobs.report import ReportSpec, check_outputs, write_duplicates
+    from engine.store.store import Store
+
+    told = Decisions.read(*decisions or [])
+    spec = DedupSpec(
+        threshold=threshold, false_pairs=false_pairs, method="exhaustive" if exhaustive else "index",
+        groups=cast(Any, groups), normalise=normalise, decisions=told,
+    )  # fmt: skip
+    if truth and not truth.is_file():
+        raise InputError(f"--truth {truth}: no such file, expected the truth.jsonl of a sample collection")
+    settled, opened = settle(device, needs_faiss=not exhaustive), Store.open(store)
+    searcher = _searcher(opened, (layer, name, weights), settled, exhaustive=exhaustive)
+    check_outputs(out, images)
+    unfinished = out / dedup_files.FOLDER
+    if query_store is not None:
+        _between(searcher, spec, (Store.open(query_store), out, unfinished), settled, json_=json_)
+        return
+    rule = check_keep(keep, opened, images)
+    with Reporter() as reporter:
+        progress = TimeLeft(reporter)
+        found = find_duplicates(searcher, spec, progress, unfinished=unfinished, device=str(settled))
+        planted = score_against_truth(found, truth) if truth else None
+        if rule:
+            found = choose_kept(found, opened, rule, images, progress)
+        progress("write the report", 0, 0)
+        made = ReportSpec(images=images, truth=planted, decisions=told, keep=rule)
+        files = write_duplicates(found, opened, out, made)
+        dedup_files.remove(unfinished)
+    summary = json.loads(files["summary.json"].read_bytes())
+    if json_:
+        say_json(summary | {"files": {name: str(path) for name, path in files.items()}})
+        return
+    say_facts(
+        f"{len(found.groups):,} groups of duplicates, {found.grouped:,} of {found.photos:,} photos",
+        [
+            ("pairs", f"{len(found.pairs):,} with a score of at least {found.threshold:.4g}"),
+            _threshold_facts(found.threshold_choice),
+            _rate_facts(found.photos, found.seconds),
+            *([("continued", f"{found.resumed:,} blocks were there")] if found.resumed else []),
+            device_facts(settled),
+            *_against_truth(summary["truth"]),
+        ],
+    )
+    say_facts("Written", list(files.items()))
+
+
+def _searcher(
+    store: "Store", asked: tuple[str | None, str | None, str | None], device: "Device", *, exhaustive: bool
+) -> "Searcher":
+    """What is searched. asked: layer, name and weights."""
+    from engine.cli.query import fused_searcher
+    from engine.index.search import Index
+    from engine.index.searcher import Searcher
+    from kernels import load
+
+    layer, name, weights = asked
+    layers = several_layers(store.path, layer, name, weights)
+    if layers:
+        return fused_searcher(store, layers, weights, None if exhaustive else device, load(device))
+    layer, folder = index_folder(store.path, layer, name)
+    if exhaustive:
+        return Searcher.exact(store, layer, folder, load(device))
+    return Searcher.of_index(Index.open(folder, device=device, store=store))
+
+
+def _between(
+    searcher: "Searcher", spec: "DedupSpec", where: "tuple[Store, Path, Path]", device: "Device", *, json_: bool
+) -> None:
+    """Which photos of a new store are in the one that is searched. where: that store, and the folders."""
+    from engine.jobs import dedup_files
+    from engine.jobs.dedup_between import find_known, summary_of, write_known
+
+    new, out, unfinished = where
+    with Reporter() as reporter:
+        known = find_known(searcher, new, spec, TimeLeft(reporter), unfinished=unfinished)
+        files = write_known(known, out)
+        dedup_files.remove(unfinished)
+    if json_:
+        say_json(summary_of(known) | {"files": {name: str(path) for name, path in files.items()}})
+        return
+    say_facts(
+        f"{len(known.known):,} of {new.photos:,} photos of {new.path} are in {searcher.store.path}",
+        [
+            ("pairs", f"{len(known.pairs):,}, {int(known.exact.sum()):,} of them exact"),
+            _threshold_facts(known.threshold_choice),
+            _rate_facts(new.photos + searcher.store.photos, known.seconds),
+            device_facts(device),
+        ],
+    )
+    say_facts("Written", list(files.items()))
+
+
+def _threshold_facts(choice: Any) -> tuple[str, str]:
+    return "threshold", f"{choice.threshold:.4g}: {choice.reason}"
+
+
+def _rate_facts(photos: int, seconds: dict[str, float]) -> tuple[str, str]:
+    passed = sum(seconds.values())
+    return "searched", f"{photos:,} photos in {passed:.1f} s ({photos / max(passed, 1e-9):,.0f} photos/s)"
+
+
+def _against_truth(truth: dict[str, Any] | None) -> list[tuple[str, object]]:
+    if not truth:
+        return []
+    lines: list[tuple[str, object]] = []
+    for kind, counts in truth["kinds"].items():
+        if counts["planted"]:
+            lines.append((kind, f"{counts['found']:,} of {counts['planted']:,} planted pairs found"))
+    if truth["precision"] is not None:
+        lines.append(("precision", f"{truth['precision']:.4f} of the pairs found are planted duplicates"))
+    return lines
+
+
+SUBVERBS = {"dedup": dedup, "apply": apply}

@@ -1,0 +1,30 @@
+"""Pairs of a burst: photos that one owner took within minutes, alike but no copies."""
+
+import numpy as np
+import numpy.typing as npt
+
+from engine.jobs.dedup_context import annotations_of
+from engine.store.store import Store
+
+MINUTES = 10
+
+
+def burst_pairs(store: Store, pairs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Which pairs (m, 2) of photo ids were taken by one owner at most MINUTES apart, (m,).
+
+    By the camera's clock if both photos have its time, else by the time their owner gave. None of them without
+    annotations, or where owner or time is not known.
+    """
+    photos, number = np.unique(pairs, return_inverse=True)
+    known = annotations_of(store, photos, ("owner", "exif_taken", "taken")) if len(photos) else []
+    if not known:
+        return np.zeros(len(pairs), np.bool_)
+    names = {name: place for place, name in enumerate(sorted({row["owner"] for row in known if row["owner"]}))}
+    owner = np.array([names.get(row["owner"], -1) for row in known], np.int64)
+    a, b = number.reshape(-1, 2).T
+    found = (owner[a] >= 0) & (owner[a] == owner[b])
+    camera, given = (np.array([row[name] for row in known], "datetime64[s]") for name in ("exif_taken", "taken"))
+    both = ~np.isnat(camera[a]) & ~np.isnat(camera[b])
+    apart = np.abs(np.where(both, camera[a] - camera[b], given[a] - given[b]))
+    with np.errstate(invalid="ignore"):
+        return np.asarray(found & ~np.isnat(apart) & (apart <= np.timedelta64(MINUTES, "m")))

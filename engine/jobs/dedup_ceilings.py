@@ -1,0 +1,105 @@
+"""What no score of two photos can exceed, from short vectors: the one pass over all rows that a search needs.
+
+A row x of unit length is p + r, p on the axes of an index's PCA and r at right angles to them. So x·y = p·p′ + r·r′
+≤ p·p′ + |r| |r′|, by Cauchy and Schwarz: the inner product of the vectors (p, |r|), which are of unit length
+themselves and here called ceilings. 257 numbers bound a product of 4,096, and |(p, |r|) − (p′, |r′|)| ≤ |x − y|.
+The same pass sums the bytes of each row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from engine.index.search import Index
+from engine.jobs.dedup_files import Unfinished
+from engine.jobs.dedup_photos import Photos
+from engine.progress import Progress, silent
+from kernels import threads
+
+F32 = npt.NDArray[np.float32]
+
+BLOCK_ROWS = 4096
+# Rounding: the squared length of what the axes leave is a difference of numbers near 1, in float32 right to about
+# 10⁻⁶. So much is added to it, and taken from every threshold that a ceiling is held against.
+SLACK = 1e-5
+_MINUS_ZERO = np.iinfo(np.int32).min  # the bits of −0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ceilings:
+    """vectors: (n, width) float32, those of all layers side by side, each times the root of its weight; width 0: none.
+
+    sums: (n, 2) uint64, XXH3 with 128 bits of each photo's rows, in which −0.0 is 0.0. leading: the columns (c,) that
+    hold most of the distances.
+    """
+
+    vectors: Any
+    sums: Any
+    leading: npt.NDArray[np.int64]
+
+
+LEADING = 64
+
+
+def ceilings_of(
+    photos: Photos, indices: Sequence[Index] | None, unfinished: Unfinished, progress: Progress = silent
+) -> Ceilings:
+    """One pass over the rows of all layers; without indices for their checksums alone."""
+    axes = [index.reduction.axes for index in indices or () if index.reduction is not None]
+    if len(axes) < len(photos.layers):
+        axes = []
+    widths = [part.shape[1] + 1 for part in axes]
+    n = len(photos)
+    vectors = unfinished.array("ceilings.f32", (n, sum(widths)), "<f4")
+    sums = unfinished.array("sums.u64", (n, 2), "<u8")
+    for block, (start, rows) in enumerate(photos.blocks(BLOCK_ROWS)):
+        part = np.s_[start : start + len(rows[0])]
+        if not unfinished.has("rows", block, vectors[part], sums[part]):
+            _fill(photos, axes, rows, vectors[part], sums[part])
+            unfinished.done("rows", block, vectors[part], sums[part])
+        progress("read the rows", part.stop, n)
+    begins = np.cumsum([0, *widths])[:-1]
+    each = [start + np.arange(min(LEADING // len(axes), width)) for start, width in zip(begins, widths, strict=True)]
+    return Ceilings(vectors=vectors, sums=sums, leading=np.concatenate([np.empty(0, np.int64), *each]))
+
+
+def _fill(photos: Photos, axes: Sequence[Any], rows: Sequence[F32], vectors: Any, sums: Any) -> None:
+    def work(a: int, b: int) -> None:
+        some = [layer[a:b] for layer in rows]
+        sums[a:b] = checksums(some)
+        at = 0
+        for axis, weight, layer in zip(axes, photos.weights, some, strict=False):
+            unit = photos.kernels.normalize(np.ascontiguousarray(layer))
+            on_axes = photos.kernels.project(unit, axis, unit=False)
+            there = np.einsum("ij,ij->i", unit, unit) > 0
+            left = np.einsum("ij,ij->i", on_axes, on_axes, dtype=np.float64)
+            root, width = np.float32(np.sqrt(weight)), on_axes.shape[1]
+            vectors[a:b, at : at + width] = root * on_axes
+            vectors[a:b, at + width] = root * np.where(there, np.sqrt(np.maximum(1 - left, 0) + SLACK), 0)
+            at += width + 1
+
+    threads.in_spans(len(rows[0]), 64, work)
+
+
+def checksums(rows: Sequence[F32]) -> npt.NDArray[np.uint64]:
+    """XXH3 with 128 bits of the rows (n, dim) of each layer together, (n, 2); equal for rows of equal values.
+
+    Two different rows among a million agree with a probability of 10⁻²⁷. −0.0 counts as 0.0: they are the same number.
+    """
+    plain = [np.ascontiguousarray(layer, np.float32) for layer in rows]
+    plain = [layer + np.float32(0) if _has_minus_zero(layer) else layer for layer in plain]
+    if len(plain) == 1:
+        data = b"".join(map(xxhash.xxh3_128_digest, plain[0]))
+    else:
+        data = b"".join(
+            xxhash.xxh3_128_digest(b"".join(map(xxhash.xxh3_128_digest, each))) for each in zip(*plain, strict=True)
+        )
+    return np.frombuffer(data, "<u8").reshape(-1, 2)
+
+
+def _has_minus_zero(rows: F32) -> bool:
+    return bool(rows.size and rows.view(np.int32).min() == _MINUS_ZERO)
