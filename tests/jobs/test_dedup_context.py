@@ -1,49 +1,54 @@
 """What is known of photos beside their features: nothing without annotations, and never a failure that hides."""
 
-import sys
+from datetime import datetime
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from engine.errors import StoreError
+from engine.jobs.dedup_bursts import burst_pairs
 from engine.jobs.dedup_context import annotations_of, credits_of
-from engine.store.annotations.schema import FILE
+from engine.store.annotations.schema import FILE, schema
+from engine.store.annotations.table import write_table
 from engine.store.store import Store
 from tests.builders import make_store
+
+IDS = [7, 8, 9, 10]
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return make_store(tmp_path / "store", {"fc7": np.ones((4, 2), np.float32)}, [7, 8, 9, 10])
+    return make_store(tmp_path / "store", {"fc7": np.ones((4, 2), np.float32)}, IDS)
+
+
+def annotate(store: Store) -> None:
+    rows = [
+        {"photo_id": photo, "annotated": True, "owner": "1@N01", "owner_name": "jane", "licence": "CC BY 2.0",
+         "taken": datetime(2010, 5, 1, 12, photo), "exif_taken": None}
+        for photo in IDS[:3]
+    ]  # fmt: skip
+    rows.append({"photo_id": IDS[3], "annotated": False})
+    write_table(store, pa.Table.from_pylist(rows, schema=schema()))
 
 
 def test_a_store_without_annotations_knows_nothing(store: Store) -> None:
-    assert annotations_of(store, np.array([7, 8]), ("owner",)) == [] and credits_of(store, np.array([7])) == {}
+    assert annotations_of(store, np.array([7, 8]), ("owner",)) == []
+    assert credits_of(store, np.array([7])) == {}
+    assert not burst_pairs(store, np.array([[7, 8]])).any()
 
 
-def test_what_the_annotations_say(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    (store.path / FILE).write_bytes(b"")
-    table, attribution = ModuleType("table"), ModuleType("attribution")
-    rows = SimpleNamespace(of_rows=lambda rows, columns: [dict.fromkeys(columns, row) for row in rows.tolist()])
-    table.Annotations = SimpleNamespace(open=lambda store: rows)  # type: ignore[attr-defined]
-    attribution.attributions = (
-        lambda store, ids: {  # type: ignore[attr-defined]
-            photo: SimpleNamespace(to_dict=lambda: {"owner": "Jane"}) for photo in ids[:1]
-        }
-    )
-    monkeypatch.setitem(sys.modules, "engine.store.annotations.table", table)
-    monkeypatch.setitem(sys.modules, "engine.store.annotations.attribution", attribution)
-    assert annotations_of(store, np.array([9, 7]), ("owner",)) == [{"owner": 2}, {"owner": 0}]
-    assert credits_of(store, np.array([7, 8])) == {7: {"owner": "Jane"}}
+def test_what_the_annotations_say(store: Store) -> None:
+    annotate(store)
+    assert annotations_of(store, np.array([10, 7]), ("owner",)) == [{"owner": None}, {"owner": "1@N01"}]
+    assert credits_of(store, np.array([7, 10])) == {7: {"owner": "jane", "licence": "CC BY 2.0"}}
+    assert burst_pairs(store, np.array([[7, 8], [9, 10]])).tolist() == [True, False]
 
 
-def test_a_package_that_is_missing_is_no_missing_annotations(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    (store.path / FILE).write_bytes(b"")
-
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name="pyarrow")
-
-    monkeypatch.setattr("engine.jobs.dedup_context.importlib.import_module", missing)
-    with pytest.raises(ModuleNotFoundError):
+def test_damaged_annotations_are_no_missing_ones(store: Store) -> None:
+    annotate(store)
+    whole = (store.path / FILE).read_bytes()
+    (store.path / FILE).write_bytes(whole[:-20])
+    with pytest.raises(StoreError):
         annotations_of(store, np.array([7]), ("owner",))
