@@ -27,9 +27,8 @@ def test_what_the_annotations_say(store: Store, monkeypatch: pytest.MonkeyPatch)
     table, attribution = ModuleType("table"), ModuleType("attribution")
     rows = SimpleNamespace(of_rows=lambda rows, columns: [dict.fromkeys(columns, row) for row in rows.tolist()])
     table.Annotations = SimpleNamespace(open=lambda store: rows)  # type: ignore[attr-defined]
-    attribution.attributions = lambda store, ids: {  # type: ignore[attr-defined]
-        photo: SimpleNamespace(to_dict=lambda: {"owner": "Jane"}) for photo in ids[:1]
-    }
+    jane = SimpleNamespace(to_dict=lambda: {"owner": "Jane"})
+    attribution.attributions = lambda store, ids: dict.fromkeys(ids[:1], jane)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "engine.store.annotations.table", table)
     monkeypatch.setitem(sys.modules, "engine.store.annotations.attribution", attribution)
     assert annotations_of(store, np.array([9, 7]), ("owner",)) == [{"owner": 2}, {"owner": 0}]
