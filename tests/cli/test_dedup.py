@@ -106,13 +106,15 @@ def start(*words: object) -> "subprocess.Popen[bytes]":
 
 @pytest.mark.parametrize("method", [(), ("--exhaustive",)])
 def test_killed_and_started_again_it_gives_the_same_bytes(
-    run: Run, collection: Path, tmp_path: Path, method: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, method: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed as soon as its journal has grown, whatever it was doing then."""
     monkeypatch.setattr(dedup_ceilings, "BLOCK_ROWS", 40)
     monkeypatch.setattr(dedup_join, "LEAST_WORK", 500)
     monkeypatch.setattr(dedup_exhaustive, "LINES", {"numpy": 10})
-    words = ("dedup", collection / "store", "--layer", "fc7", "--threshold", 0.9, "--device", "cpu", *method)
+    store = make_store(tmp_path / "store", {"x": clustered(1200, 16, seed=3).astype(np.float32)})
+    build_index(store, IndexSpec(layer="x", lists=8), device=CPU)
+    words = ("dedup", store.path, "--threshold", 0.9, "--device", "cpu", *method)
     assert run(*words, "--out", tmp_path / "whole").exit_code == 0
     out, journal = tmp_path / "killed", tmp_path / "killed" / FOLDER / "dedup.journal"
     process = start(*words, "--out", out)
