@@ -31,7 +31,7 @@ def test_methods_and_groups_of_the_command_line(run: Run, collection: Path, tmp_
         "index": (), "exhaustive": ("--exhaustive",), "complete": ("--groups", "complete"),
         "components": ("--groups", "components"),
     }.items():  # fmt: skip
-        words = (*words, "--layer", "fc8", "--threshold", 0.96, "--device", "cpu", "--json")
+        words = (*words, "--layer", "fc8", "--threshold", "0.96", "--device", "cpu", "--json")
         result = run("dedup", store, "--out", tmp_path / name, *words)
         assert result.exit_code == 0, result.output
         found[name] = json.loads(result.stdout)

@@ -12,7 +12,7 @@ from engine.errors import InputError
 from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec
-from engine.jobs.dedup import DedupSpec, Duplicates, find_duplicates
+from engine.jobs.dedup import DedupSpec, Duplicates, Method, find_duplicates
 from engine.jobs.groups import LARGE_CLASS
 from engine.store.store import Store
 from engine.store.synth import features
@@ -65,7 +65,7 @@ def photos():
     return rows[order].astype(np.float32), rng.permutation(9_000)[:700]
 
 
-METHODS = ["index", "exhaustive"]
+METHODS: tuple[Method, ...] = ("index", "exhaustive")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -55,6 +55,7 @@ def test_bursts_are_apart_from_copies(annotated: tuple[Store, dict[int, dict[str
     groups = {group.photo_ids: group.kind for group in found.groups}
     # 1 is somebody else's near copy of 0; 2 is of the burst of 0 and 3, and near 1.
     assert groups == {(0, 1, 2, 3): "copy", (4, 5): "burst"}
+    assert found.bursts is not None
     labels = dict(zip(map(tuple, found.pairs.tolist()), found.bursts.tolist(), strict=True))
     assert labels[0, 2] and labels[2, 3] and labels[4, 5]
     assert not labels[0, 3] and not labels[0, 1] and not labels[1, 2]  # the very same bytes are copies

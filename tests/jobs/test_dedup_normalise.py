@@ -40,6 +40,7 @@ def test_scores_are_those_of_the_formula(tmp_path: Path) -> None:
     assert len(a) > 50 and pairs.keys() == {(distinct[i], distinct[j]) for i, j in zip(a, b, strict=True)}
     place = {photo: at for at, photo in enumerate(distinct.tolist())}
     assert all(score == pytest.approx(normal[place[x], place[y]], abs=1e-5) for (x, y), score in pairs.items())
-    assert found.normalised and found.threshold_choice.typical == pytest.approx(tenth.mean(), abs=1e-6)
+    assert found.normalised and found.threshold_choice is not None
+    assert found.threshold_choice.typical == pytest.approx(tenth.mean(), abs=1e-6)
     exact = {tuple(pair): score for pair, score in zip(found.pairs.tolist(), found.scores.tolist(), strict=True)}
     assert exact[300, 301] == 1

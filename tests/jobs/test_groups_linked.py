@@ -43,7 +43,7 @@ def test_complete_groups_are_cliques_that_no_two_of_could_be_one(scored: dict[tu
     for group in groups:
         inside = [scored[pair] for pair in combinations(group.photo_ids, 2)]  # KeyError: not a pair
         assert group.min_score == pytest.approx(min(inside))
-    alone = [(photo,) for photo in {photo for pair in scored for photo in pair} - set(photos)]
+    alone: list[tuple[int, ...]] = [(photo,) for photo in {photo for pair in scored for photo in pair} - set(photos)]
     for first, second in combinations([group.photo_ids for group in groups] + alone, 2):
         assert not all((min(a, b), max(a, b)) in scored for a in first for b in second)
 
@@ -59,7 +59,7 @@ def test_copies_come_along(make) -> None:
     copies = np.array([[7, 1], [8, 1], [9, 4]])
     groups = make(*arrays({(1, 2): 0.9}), copies)
     assert groups == (
-        DuplicateGroup(representative=1, photo_ids=(1, 2, 7, 8), min_score=pytest.approx(0.9)),
+        DuplicateGroup(representative=1, photo_ids=(1, 2, 7, 8), min_score=pytest.approx(0.9)),  # type: ignore[arg-type]
         DuplicateGroup(representative=4, photo_ids=(4, 9), min_score=1.0, kind="exact"),
     )
     assert make(*arrays({}), NONE) == ()
