@@ -129,7 +129,7 @@ def _refuse_what_update_keeps(context: typer.Context) -> None:
 
 
 def _update(path: Path, layer: str, name: str | None, device: str, json_: bool) -> None:
-    from engine.index.manifest import NAME
+    from engine.index.manifest import NAME, check_layer_of
     from engine.index.update import update_index
     from engine.store.store import Store
 
@@ -140,6 +140,8 @@ def _update(path: Path, layer: str, name: str | None, device: str, json_: bool) 
     else:
         there = [each for each in sorted(store.layers) if (path / "indices" / each / NAME).exists()]
         names = [layer] if layer != "all" else there or sorted(store.layers)[:1]
+        for each in names:
+            check_layer_of(path / "indices" / each, each)
     documents = []
     for each in names:
         with Reporter() as progress:

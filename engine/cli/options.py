@@ -104,10 +104,11 @@ def device_facts(device: "Device") -> tuple[str, str]:
 def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str, Path]:
     """The layer that is meant and the folder of its index, which need not exist unless it was named."""
     from engine.index.build import check_name
-    from engine.index.manifest import read_index_manifest
+    from engine.index.manifest import check_layer_of, read_index_manifest
 
     if name is None:
         layer = known_layer(store, layer)
+        check_layer_of(store / "indices" / layer, layer)
         return layer, store / "indices" / layer
     check_name(name)
     folder = store / "indices" / name
@@ -119,13 +120,18 @@ def index_folder(store: Path, layer: str | None, name: str | None) -> tuple[str,
 
 def several_layers(store: Path, layer: str | None, name: str | None, weights: str | None) -> list[str]:
     """The layers of `fc7+fc8`, each known to the store; [] when one layer is meant."""
+    from engine.index.manifest import check_layer_of
+
     if layer is None or "+" not in layer:
         if weights is not None:
             raise InputError(f"--weights {weights}: of several layers, such as --layer fc7+fc8; this is one")
         return []
     if name is not None:
         raise InputError(f"--name {name}: {layer} are searched through the indices named after them. Leave --name out.")
-    return [known_layer(store, one) for one in layer.split("+")]
+    layers = [known_layer(store, one) for one in layer.split("+")]
+    for one in layers:
+        check_layer_of(store / "indices" / one, one)
+    return layers
 
 
 def parse_weights(text: str) -> list[float]:

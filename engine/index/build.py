@@ -86,6 +86,8 @@ def build_index(
     asked, spec = spec, spec.resolved(rows=store.photos, dim=data.shape[1], device=device.kind)
     name = spec.layer if name is None else name
     check_name(name)
+    if name != spec.layer and name in store.layers:
+        raise InputError(f"--name {name}: is a layer of this store, the index is of {spec.layer}. Give another.")
     folder = store.path / "indices" / name
     check_layer(store, spec.layer, progress=progress)
     if not force and (existing := _same_index(folder, store, asked, spec)):

@@ -1,5 +1,6 @@
 """`index.json`: what an index is, what it was built from, and the checksums of its parts."""
 
+import shlex
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +17,7 @@ from engine.store.manifest import Digest, Manifest, digest, read_document, read_
 
 FORMAT_VERSION = 2  # 1 knew no tuned points
 NAME = "index.json"
+STORE_NAME = "manifest.json"
 
 
 class Part(BaseModel):
@@ -99,6 +101,20 @@ def grown(index: IndexManifest, store: Manifest, photo_ids: npt.NDArray[np.int64
     return row_state(ids, store.block_rows[:blocks], layers) == index.store_digest
 
 
+def check_layer_of(folder: Path, layer: str) -> None:
+    """IndexUnusableError where the index in a folder is over another layer than its name says.
+
+    One that is absent or damaged passes: whoever opens it says so.
+    """
+    try:
+        indexed = read_index_manifest(folder).spec.layer
+    except IndexUnusableError:
+        return
+    if indexed != layer:
+        again = shlex.join(["mirsearch", "build", str(folder.parent.parent), "--layer", layer])
+        raise IndexUnusableError(f"{folder}: is over {indexed}, not over {layer}. Build it again: {again}")
+
+
 def build_words(folder: Path, spec: IndexSpec, *, update: bool = False) -> list[str]:
     """The words after `mirsearch` that build an index again, or let what its store was given join it."""
     words = ["build", str(folder.parent.parent), "--layer", spec.layer]
@@ -110,10 +126,15 @@ def build_words(folder: Path, spec: IndexSpec, *, update: bool = False) -> list[
 
 def _what_makes_it(folder: Path) -> str:
     """The hint for an index that is not there: the command, as far as the name says which layer is meant."""
-    store, layer = folder.parent.parent, "LAYER"
+    if (folder / STORE_NAME).exists():  # the store's own folder was given
+        with suppress(StoreError):
+            there = [path.parent for path in sorted(folder.glob(f"indices/*/{NAME}"))]
+            meant = there[0] if there else folder / "indices" / next(iter(read_manifest(folder).layers))
+            return f"{folder} is a store, expected the folder of an index in it, such as {meant}."
+    store, rest = folder.parent.parent, ["--layer", "LAYER", "--name", folder.name]
     with suppress(StoreError):  # said by whoever opens the store
-        layer = folder.name if folder.name in read_manifest(store).layers else layer
-    return f"There is no such index: `mirsearch build {store} --layer {layer}` makes it."
+        rest = ["--layer", folder.name] if folder.name in read_manifest(store).layers else rest
+    return f"There is no such index: `{shlex.join(['mirsearch', 'build', str(store), *rest])}` makes it."
 
 
 def read_index_manifest(folder: Path) -> IndexManifest:

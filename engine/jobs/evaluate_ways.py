@@ -12,7 +12,7 @@ import numpy.typing as npt
 from engine.errors import IndexUnusableError, InputError
 from engine.index.filter import Filter
 from engine.index.fused import FusedIndex, one_metric
-from engine.index.manifest import read_index_manifest
+from engine.index.manifest import check_layer_of, read_index_manifest
 from engine.index.search import Index
 from engine.index.searcher import Searcher
 from engine.index.spec import SearchSpec
@@ -157,6 +157,7 @@ def open_layers(
     def index_of(layer: str) -> Index | None:
         folder = store.path / "indices" / (index_name or layer)
         if layer not in indices and (index_name or folder.exists()):
+            check_layer_of(folder, layer)
             indices[layer] = Index.open(folder, device=device, store=store)
         return indices.get(layer)
 

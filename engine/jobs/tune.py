@@ -17,7 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.errors import IndexUnusableError, InputError
 from engine.index.build import alone, build_index, staged
-from engine.index.manifest import FORMAT_VERSION, IndexManifest, read_index_manifest, write_index_manifest
+from engine.index.manifest import (
+    FORMAT_VERSION,
+    IndexManifest,
+    check_layer_of,
+    read_index_manifest,
+    write_index_manifest,
+)
 from engine.index.search import Index
 from engine.index.sizes import total_bytes
 from engine.index.spec import MAX_REDUCED, IndexSpec
@@ -101,6 +107,7 @@ def run_tune(
     damaged row.
     """
     folder = store.path / "indices" / (name or layer)
+    check_layer_of(folder, layer)
     smaller = _settle_index(store, layer, folder, spec, device, progress)
     if isinstance(smaller, IndexSpec):
         with staged(store, smaller, folder, device=device, progress=progress) as part:

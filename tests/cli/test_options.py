@@ -41,6 +41,34 @@ def test_a_name_brings_its_layer(tmp_path: Path) -> None:
         index_folder(store.path, "glove", "other")
 
 
+def test_an_index_that_is_not_over_the_layer_it_is_named_after_answers_for_no_verb(run: Run, tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", {"glove": np.eye(4), "clip": np.eye(4, 5)})
+    for layer in ("glove", "clip"):
+        build_index(store, IndexSpec(layer=layer), device=CPU, name=f"of_{layer}")
+    (store.path / "indices" / "of_clip").rename(store.path / "indices" / "glove")
+    (store.path / "indices" / "of_glove").rename(store.path / "indices" / "clip")
+    photo = store.photo_ids[0]
+    (tmp_path / "labels.csv").write_text(f"{photo},a\n")
+    for words in (
+        ("query", store.path, "--layer", "glove", "--photo", photo),
+        ("query", store.path, "--layer", "glove", "--photo", photo, "--exact"),
+        ("query", store.path, "--layer", "clip+glove", "--photo", photo),
+        ("dedup", store.path, "--layer", "glove", "--out", tmp_path / "out"),
+        ("graph", store.path, "--layer", "glove", "--out", tmp_path / "out"),
+        ("tune", store.path, "--layer", "glove"),
+        ("bench", store.path, "--layer", "glove", "--out", tmp_path / "out"),
+        ("evaluate", store.path, "--layer", "glove", "--labels", tmp_path / "labels.csv"),
+        ("build", store.path, "--layer", "glove", "--update"),
+    ):
+        result = run(*words, "--device", "cpu")
+        assert result.exit_code == 1 and len(result.stderr.strip().splitlines()) == 1, words
+        assert ": is over " in result.stderr and "Build it again: mirsearch build" in result.stderr, words
+    assert not (tmp_path / "out").exists()
+    for layer in ("glove", "clip"):
+        assert run("build", store.path, "--layer", layer, "--device", "cpu").exit_code == 0
+    assert run("query", store.path, "--layer", "glove", "--photo", photo, "--device", "cpu").exit_code == 0
+
+
 def test_where_there_is_no_store_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"manifest\.json: absent"):
         index_folder(tmp_path / "none", None, None)

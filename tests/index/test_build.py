@@ -154,7 +154,9 @@ def test_an_absent_index_says_what_makes_it(index_path):
     shutil.rmtree(index_path)
     with pytest.raises(IndexUnusableError, match=rf"There is no such index: `mirsearch build {store} --layer fc7`"):
         Index.open(index_path, device=CPU)
-    with pytest.raises(IndexUnusableError, match=rf"There is no such index: `mirsearch build {store} --layer LAYER`"):
+    with pytest.raises(
+        IndexUnusableError, match=rf"There is no such index: `mirsearch build {store} --layer LAYER --name other`"
+    ):
         Index.open(index_path.parent / "other", device=CPU)
 
 
@@ -307,6 +309,14 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_index(index_path):
 def test_names_that_are_no_names_are_refused(index_path, name):
     with pytest.raises(InputError, match="--name"):
         build_index(Store.open(index_path.parent.parent), SPEC, device=CPU, name=name)
+
+
+def test_an_index_is_not_named_after_another_layer(tmp_path):
+    store = make_store(tmp_path / "s", {"a": np.ones((3, 2)), "b": np.ones((3, 2))})
+    with pytest.raises(InputError, match=r"^--name a: is a layer of this store, the index is of b"):
+        build_index(store, IndexSpec(layer="b"), device=CPU, name="a")
+    assert not (store.path / "indices" / "a").exists()
+    assert build_index(store, IndexSpec(layer="b"), device=CPU, name="b").path.name == "b"
 
 
 def test_unknown_layers_and_empty_stores_are_refused(index_path, tmp_path):

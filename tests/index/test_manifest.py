@@ -99,12 +99,24 @@ def test_an_index_has_the_name_of_its_layer_whatever_it_is(tmp_path: Path, layer
     assert path == store.path / "indices" / layer
     assert Index.open(path, device=CPU).search(store.layer(layer)[:1]).photo_ids[0, 0] == 1000
     check_name(layer)
-    with pytest.raises(IndexUnusableError, match=f"build {store.path} --layer LAYER` makes it"):
+    with pytest.raises(IndexUnusableError, match=f"build {store.path} --layer LAYER --name another` makes it"):
         read_index_manifest(store.path / "indices" / "another")
 
 
 def test_the_hint_needs_no_store(tmp_path: Path) -> None:
-    with pytest.raises(IndexUnusableError, match="--layer LAYER` makes it"):
+    with pytest.raises(IndexUnusableError, match="--layer LAYER --name fc7` makes it"):
         read_index_manifest(tmp_path / "indices" / "fc7")
     with pytest.raises(StoreError):
         Store.open(tmp_path)
+
+
+def test_the_hint_can_be_pasted_into_a_shell_and_a_store_is_told_from_an_index(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "sp é", {"sift": clustered(50, 3, seed=1)})
+    with pytest.raises(IndexUnusableError, match=f"build '{store.path}' --layer sift` makes it"):
+        Index.open(store.path / "indices" / "sift", device=CPU)
+    index = store.path / "indices" / "sift"
+    meant = rf"{store.path} is a store, expected the folder of an index in it, such as {index}\."
+    for _ in range(2):  # before there is one, and with it
+        with pytest.raises(IndexUnusableError, match=meant):
+            Index.open(store.path, device=CPU)
+        build_index(store, IndexSpec(layer="sift"), device=CPU)
