@@ -4,7 +4,7 @@ As flickr.photos.getExif gives it (a list of tagspace, tag, label, raw), or as l
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from engine.store.annotations.values import clock, number, text, whole
@@ -19,7 +19,11 @@ _ISO = ("iso", "isospeedratings", "isospeed", "photographicsensitivity")
 _TAKEN = ("datetimeoriginal", "dateandtimeoriginal", "dateandtime(original)", "createdate", "datetimedigitized")
 _WANTED: Final = frozenset((*_CAMERA, *_LENS, *_EXPOSURE, *_APERTURE, *_FOCAL, *_ISO, *_TAKEN))
 _BLANK = re.compile(r"[\s_-]+")
-_FIELDS = ("camera", "lens", "exposure", "aperture", "focal", "iso", "exif_taken")
+SOURCES: Final[dict[str, tuple[str, ...]]] = {
+    "camera": _CAMERA, "lens": _LENS, "exposure": _EXPOSURE, "aperture": _APERTURE, "focal": _FOCAL, "iso": _ISO,
+    "exif_taken": _TAKEN,
+}  # fmt: skip
+FIELDS: Final = tuple(SOURCES)
 Entry = tuple[str, str, str]  # tag, label, raw value
 
 
@@ -36,33 +40,42 @@ def read_exif(value: Any, camera: Any = None) -> dict[str, Any]:
 
 def fields_of(entries: Iterable[Entry], camera: str | None = None) -> dict[str, Any]:
     """The same from entries that were read already."""
-    full: dict[str, str] = {}
+    entries = list(entries)
     known: dict[str, str] = {}
     for tag, label, raw in entries:
-        if label not in full:
-            full[label] = raw
-        elif full[label] != raw:  # IFD0 and the thumbnail's both have a resolution
-            full.setdefault(f"{label} ({tag})", raw)
-        meanings = _MEANINGS.get((tag, label))
-        for short in _meanings(tag, label) if meanings is None else meanings:
+        for short in meanings(tag, label):
             # A raw converter's "Exposure" is a correction in stops; Flickr's label of that name says seconds.
             if short != "exposure" or "/" in raw or "s" in raw:
                 known.setdefault(short, raw)
-    fields: dict[str, Any] = {"exif": full}
-    if camera := camera or _first(known, _CAMERA, text):
+    fields: dict[str, Any] = {"exif": by_label(entries)}
+    if camera:
         fields["camera"] = camera
-    for name, sources, reader in _READ:
-        found = _first(known, sources, reader)
+    for name in FIELDS if not camera else FIELDS[1:]:
+        found = _first(known, SOURCES[name], READERS[name])
         if found is not None:
             fields[name] = found
     return fields
 
 
+def by_label(entries: Iterable[Entry]) -> dict[str, str]:
+    """Raw values by label; another one under the same label has its tag beside it."""
+    full: dict[str, str] = {}
+    for tag, label, raw in entries:
+        if label not in full:
+            full[label] = raw
+        elif full[label] != raw:  # IFD0 and the thumbnail's both have a resolution
+            full.setdefault(f"{label} ({tag})", raw)
+    return full
+
+
 _MEANINGS: dict[tuple[str, str], tuple[str, ...]] = {}
 
 
-def _meanings(tag: str, label: str) -> tuple[str, ...]:
+def meanings(tag: str, label: str) -> tuple[str, ...]:
     """What is read from an entry, as far as its names say. Few names come again and again, so they are kept."""
+    known = _MEANINGS.get((tag, label))
+    if known is not None:
+        return known
     shorts = dict.fromkeys(_BLANK.sub("", name[:64]).lower() for name in (tag, label))
     found = tuple(short for short in shorts if short in _WANTED)
     if len(_MEANINGS) < 8192 and len(tag) + len(label) < 128:
@@ -79,10 +92,10 @@ def _speed(value: Any) -> int | None:
     return whole(value, 1, (1 << 31) - 1)
 
 
-_READ: tuple[tuple[str, tuple[str, ...], Any], ...] = (
-    ("lens", _LENS, text), ("exposure", _EXPOSURE, _positive), ("aperture", _APERTURE, _positive),
-    ("focal", _FOCAL, _positive), ("iso", _ISO, _speed), ("exif_taken", _TAKEN, clock),
-)  # fmt: skip
+READERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "camera": text, "lens": text, "exposure": _positive, "aperture": _positive, "focal": _positive, "iso": _speed,
+    "exif_taken": clock,
+}  # fmt: skip
 
 
 def _first(known: dict[str, str], names: tuple[str, ...], reader: Any) -> Any:

@@ -112,15 +112,16 @@ def _exif(value: Any, part: Mapping[str, Any]) -> Annotation:
 
 def _location(value: Any, part: Mapping[str, Any]) -> Annotation:
     del part
-    return _place(value) if isinstance(value, dict) else {}
+    return place_fields(value) if isinstance(value, dict) else {}
 
 
 def _place_here(value: Any, part: Mapping[str, Any]) -> Annotation:
     del value
-    return _place(part)
+    return place_fields(part)
 
 
-def _place(part: Mapping[str, Any]) -> Annotation:
+def place_fields(part: Mapping[str, Any]) -> Annotation:
+    """Latitude, longitude and accuracy, if they are those of a place."""
     latitude, longitude = number(part.get("latitude")), number(part.get("longitude"))
     if latitude is None or longitude is None or not (abs(latitude) <= 90 and abs(longitude) <= 180):
         return {}
@@ -150,7 +151,8 @@ def _owner(value: Any, part: Mapping[str, Any]) -> Annotation:
     return {name: one for name, one in found.items() if one is not None}
 
 
-def _licence(value: Any, part: Mapping[str, Any]) -> Annotation:
+def licence_fields(value: Any, part: Mapping[str, Any]) -> Annotation:
+    """Number, name and link of a licence, by its number, name or link."""
     link, name = part.get("license_url") or part.get("licence_url"), part.get("license_name")
     if isinstance(value, dict) and "_content" not in value:
         value, name, link = value.get("id", value.get("url")), value.get("name"), value.get("url")
@@ -170,7 +172,7 @@ def _licence(value: Any, part: Mapping[str, Any]) -> Annotation:
 def _licence_link(value: Any, part: Mapping[str, Any]) -> Annotation:
     """Of a part that names the licence by its link alone."""
     del value
-    return {} if part.keys() & {"license", "licence", "license_id", "licence_id"} else _licence(None, part)
+    return {} if part.keys() & {"license", "licence", "license_id", "licence_id"} else licence_fields(None, part)
 
 
 def _url(value: Any) -> str | None:
@@ -222,8 +224,9 @@ _READERS: dict[str, Reader] = {
     "date_taken": _one("taken", clock), "posted": _one("posted", instant), "dateuploaded": _one("posted", instant),
     "dateupload": _one("posted", instant), "date_posted": _one("posted", instant),
     "owner": _owner, "ownername": _one("owner_name", text), "owner_name": _one("owner_name", text),
-    "owner_realname": _one("owner_realname", text), "license": _licence, "licence": _licence,
-    "licence_id": _licence, "license_id": _licence, "licence_url": _licence_link, "license_url": _licence_link,
+    "owner_realname": _one("owner_realname", text), "license": licence_fields, "licence": licence_fields,
+    "licence_id": licence_fields, "license_id": licence_fields, "licence_url": _licence_link,
+    "license_url": _licence_link,
     "urls": _one("url", _url), "url": _one("url", _url),
     "views": _one("views", _views), "favorites": _one("favorites", _views), "count_faves": _one("favorites", _views),
     "lens": _one("lens", text), "exposure": _one("exposure", number), "aperture": _one("aperture", number),

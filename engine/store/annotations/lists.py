@@ -115,7 +115,7 @@ def notes(value: Any) -> list[dict[str, Any]] | None:
     found = []
     for item in items:
         if isinstance(item, dict):
-            box = {side: _side(item.get(side)) for side in "xywh"}
+            box = {side: side_of(item.get(side)) for side in "xywh"}
             said = text(item) or text(item.get("text"))
             author, name = text(item.get("author")), text(item.get("authorname") or item.get("author_name"))
             if said or author or any(side is not None for side in box.values()):
@@ -125,6 +125,7 @@ def notes(value: Any) -> list[dict[str, Any]] | None:
     return found
 
 
-def _side(value: Any) -> float | None:
+def side_of(value: Any) -> float | None:
+    """A side of a box, if it is one."""
     found = number(value)
     return found if found is not None and abs(found) < 1e6 else None

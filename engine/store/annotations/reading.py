@@ -24,6 +24,7 @@ from engine.store.annotations.originals import read_exif_text, read_tags
 from engine.store.annotations.rows import table_of
 from engine.store.annotations.schema import FORMAT_VERSION
 from engine.store.annotations.sources import Chunk, Item
+from engine.store.annotations.usual_rows import read_usual
 from engine.store.durable import disk_errors, part_of, publish
 from engine.store.listed import Refused
 from engine.version import VERSION
@@ -78,28 +79,58 @@ def read_chunk(task: Task) -> Part:
 
 
 def _read_chunk(task: Task) -> Part:
+    import pyarrow as pa
+
     key = _key(task)
     found = _find(task, key)
     if found is not None:
         return found
     part = Part(number=task.chunk.number, file="", photo_ids=np.empty(0, np.int64))
-    ids: list[int] = []
-    annotations: list[Annotation] = []
-    for item in task.chunk.items:
-        source = os.path.join(task.chunk.place, item.name)  # noqa: PTH118 (a million of them)
+    place, items = task.chunk.place, task.chunk.items
+    refused: dict[int, InputError] = {}
+    documents: list[bytes] = []
+    for i, item in enumerate(items):
         try:
-            data = item.data if item.data is not None else bytes_of(source)
-            annotation = read_item(item, data, task.mapping, part)
+            documents.append(bytes_of(os.path.join(place, item.name)) if item.data is None else item.data)  # noqa: PTH118
         except InputError as error:
-            part.refused.append(Refused(source=source, photo_id=item.photo_id, reason=str(error)))
-            continue
-        part.files += 1
-        part.bytes_read += len(data)
-        ids.append(item.photo_id)
-        annotations.append(annotation)
-    part.photo_ids = np.array(ids, np.int64)
-    _write(task, key, part, table_of(ids, annotations))
+            documents.append(b"")
+            refused[i] = error
+    read, table = _rows(task, documents, part, refused)
+    part.photo_ids = np.array([items[i].photo_id for i in read], np.int64)
+    part.files, part.bytes_read = len(read), sum(len(documents[i]) for i in read)
+    part.refused = [
+        Refused(source=os.path.join(place, items[i].name), photo_id=items[i].photo_id, reason=str(error))  # noqa: PTH118
+        for i, error in sorted(refused.items())
+    ]
+    _write(task, key, part, table.set_column(0, table.schema.field(0), pa.array(part.photo_ids)))
     return part
+
+
+def _rows(
+    task: Task, documents: Sequence[bytes], part: Part, refused: dict[int, InputError]
+) -> "tuple[list[int], pa.Table]":
+    """Rows of the documents that can be read and their places, ascending; `refused` grows by the others."""
+    import pyarrow as pa
+
+    items = task.chunk.items
+    # A mapping file looks elsewhere, and MIRFLICKR's own files are no JSON.
+    usual = [i for i, item in enumerate(items) if item.kind == "json" and task.mapping is None and i not in refused]
+    quick = read_usual([documents[i] for i in usual])
+    part.failed, part.not_understood = quick.failed, quick.not_understood
+    read = [usual[at] for at in quick.at.tolist()]
+    others: list[int] = []
+    annotations: list[Annotation] = []
+    for i in sorted(set(range(len(items))) - set(read) - set(refused)):
+        try:
+            annotations.append(read_item(items[i], documents[i], task.mapping, part))
+            others.append(i)
+        except InputError as error:
+            refused[i] = error
+    if not others:
+        return read, quick.table
+    order = np.argsort([*read, *others])
+    table = pa.concat_tables([quick.table, table_of([0] * len(others), annotations)]).take(order)
+    return sorted([*read, *others]), table
 
 
 def read_item(item: Item, data: bytes, mapping: FieldMap | None, part: Part | None = None) -> Annotation:

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-_LAST_SECOND = 253_402_300_799  # of the year 9999
+LAST_SECOND = 253_402_300_799  # of the year 9999
 _WRAPPERS = ("_content", "#text", "content", "$t", "value")
 _CLOCK = re.compile(r"\s*(\d{4})[-:/.](\d\d?)[-:/.](\d\d?)(?:[T ]+(\d\d?):(\d\d?)(?::(\d\d?))?)?")
 _NUMBER = re.compile(r"\s*(?:f/)?([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d{1,3})?)(?:\s*/\s*(\d+(?:\.\d*)?))?")
@@ -98,7 +98,7 @@ def clock(value: Any) -> datetime | None:
 
 def instant(value: Any) -> datetime | None:
     """A time in UTC: Unix seconds, as a number or text, or an ISO text."""
-    seconds = whole(unwrapped(value), 1, _LAST_SECOND)
+    seconds = whole(unwrapped(value), 1, LAST_SECOND)
     if seconds is not None:
         return datetime.fromtimestamp(seconds, UTC)
     found = clock(value)
