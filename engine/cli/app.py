@@ -7,6 +7,7 @@ failed, 130 interrupted.
 """
 
 import importlib
+import io
 import json
 import os
 import sys
@@ -135,7 +136,18 @@ class _Verbs(TyperGroup):
         """Run the command line, and remember whether an error must be a JSON document too."""
         words = args[0] if args else extra.get("args")
         self._json = "--json" in (sys.argv[1:] if words is None else words)
-        return super().main(*args, **extra)
+        try:
+            return super().main(*args, **extra)
+        except OSError as error:  # of the help or the version, which no verb writes
+            _forget_output()
+            _end(f"mirsearch: standard output: cannot be written ({error.strerror}). Lead it elsewhere.", None)
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """What the words mean; Ctrl-C meanwhile ends with 130 too."""
+        try:
+            return super().make_context(*args, **extra)
+        except KeyboardInterrupt:
+            _end("Interrupted.", None, code=130)
 
     def invoke(self, context: Any) -> Any:
         """Run the verb; EngineError ends with 1, Ctrl-C with 130."""
@@ -199,7 +211,8 @@ _WHEELS = {"PIL": "pillow", "faiss": "'mirsearch[cpu]'", "cupy": "'mirsearch[cud
 
 def _forget_output() -> None:
     """Nobody can take our output any more: what is left of it must not fail once more at the end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(io.UnsupportedOperation):  # a stream that was closed from the start holds nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _plain(error: OSError) -> str:

@@ -7,6 +7,9 @@ import sys
 def main() -> None:
     """Run `mirsearch`."""
     try:
+        from engine.cli.streams import replace_closed
+
+        replace_closed()
         from engine.cli.app import app
 
         app()

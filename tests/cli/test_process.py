@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.builders import files_below, flip_bit
+from tests.cli.conftest import Run
 
 MIRSEARCH = [sys.executable, "-c", "from engine.cli.main import main; main()"]
 
@@ -48,6 +49,15 @@ def test_ctrl_c_is_exit_130_and_leaves_no_store(tmp_path: Path) -> None:
     assert not (tmp_path / "sample" / "truth.jsonl").exists()
 
 
+def test_ctrl_c_while_the_words_are_read_is_exit_130(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("typer.core.TyperGroup.make_context", interrupted)
+    result = run("info", "store")
+    assert result.exit_code == 130 and result.stderr == "Interrupted.\n"
+
+
 def alive(process: int) -> bool:
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
@@ -80,6 +90,26 @@ def test_a_full_disk_behind_standard_output_is_one_line(collection: Path) -> Non
         result = subprocess.run([*MIRSEARCH, *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.startswith("mirsearch: standard output: the disk is full (No space left on device)")
+
+
+@pytest.mark.parametrize("words", [["info", "s"], ["info", "s", "--json"], ["--version"], ["--help"], ["info", "none"]])
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_stream_that_is_closed_is_one_line(tmp_path: Path, words: list[str], closed: int) -> None:
+    np.save(tmp_path / "v.npy", np.ones((3, 2), "f4"))
+    store = [*MIRSEARCH, "import", "v.npy", "--store", "s", "--layer", "v"]
+    subprocess.run(store, cwd=tmp_path, capture_output=True, check=True)
+    result = subprocess.run(
+        [*MIRSEARCH, *words], cwd=tmp_path, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: os.close(closed),
+    )  # fmt: skip
+    assert "Traceback" not in result.stderr
+    fails = closed == 1 or "none" in words
+    assert result.returncode == fails
+    if closed == 2:
+        assert result.stderr == "" and bool(result.stdout) is not fails
+    elif "none" not in words:
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stderr.startswith("mirsearch: standard output: cannot be written (Bad file descriptor)")
 
 
 def test_a_closed_pipe_is_no_traceback(collection: Path) -> None:
