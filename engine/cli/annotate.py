@@ -78,6 +78,7 @@ def annotate(
     from engine.jobs.annotate import AnnotateSpec
     from engine.jobs.annotate import annotate as predict
     from engine.jobs.annotate_score import HeldOut, score_annotation
+    from engine.store.outside import check_outside
     from engine.store.store import Store
     from kernels import load
 
@@ -91,6 +92,8 @@ def annotate(
         raise InputError("--exclude-same: of --evaluate, where it is known who took the photos")
     settled = settle(device, needs_faiss=not exact)
     opened = Store.open(store)
+    if out_file is not None:
+        check_outside(opened.path, out_file)
     layer, folder = index_folder(store, layer, name)
     asked = _questions(opened, layer, photo, dat, ids_file, evaluate=evaluate)
     if exact:

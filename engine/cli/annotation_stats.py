@@ -27,8 +27,11 @@ def stats(
     Example: `mirsearch annotations stats store --out stats`
     """
     from engine.jobs.annotation_stats import annotation_stats, write_stats
+    from engine.store.outside import check_outside
     from engine.store.store import Store
 
+    if out_ is not None:
+        check_outside(store, out_)
     with Reporter() as progress:
         found = annotation_stats(Store.open(store), top=top, progress=progress)
     written = write_stats(found, out_) if out_ is not None else {}

@@ -94,6 +94,7 @@ def dedup(
     from engine.jobs.dedup import DedupSpec, find_duplicates
     from engine.jobs.keep import check_keep, choose_kept
     from engine.jobs.report import ReportSpec, check_outputs, write_duplicates
+    from engine.store.outside import check_outside
     from engine.store.store import Store
 
     told = Decisions.read(*decisions or [])
@@ -104,6 +105,9 @@ def dedup(
     if truth and not truth.is_file():
         raise InputError(f"--truth {truth}: no such file, expected the truth.jsonl of a sample collection")
     settled, opened = settle(device, needs_faiss=not exhaustive), Store.open(store)
+    for path in (store, query_store):
+        if path is not None:
+            check_outside(path, out)
     searcher = _searcher(opened, (layer, name, weights), settled, exhaustive=exhaustive)
     check_outputs(out, images)
     unfinished = out / dedup_files.FOLDER

@@ -96,6 +96,7 @@ def evaluate(
     from engine.jobs.evaluate import EvaluateSpec, run_evaluate, write_evaluation
     from engine.jobs.evaluate_ways import layer_names
     from engine.jobs.relevance import RelevanceSpec
+    from engine.store.outside import check_outside
     from engine.store.store import Store
 
     if relevance not in ("", "labels", "tags", "groups", "albums", "geo", "combined"):
@@ -118,6 +119,7 @@ def evaluate(
     indexed = any((store / "indices" / (name or part)).exists() for one in names for part in one.split("+"))
     settled = settle(device, needs_faiss=indexed)
     if out:
+        check_outside(store, out)
         make_folder(out)
     with Reporter() as progress:
         report = run_evaluate(opened, names, spec, device=settled, weights=shares, index_name=name, progress=progress)

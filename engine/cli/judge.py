@@ -70,6 +70,7 @@ def bench(
     """
     from engine.index.search import Index
     from engine.jobs.bench import BenchSpec, run_bench, write_bench
+    from engine.store.outside import check_outside
 
     grid = {"probes": numbers_of(probes, "probes"), "rerank": numbers_of(rerank, "rerank")}
     spec = make_spec(
@@ -78,6 +79,7 @@ def bench(
     layer, index_path = index_folder(store, layer, name)
     index = Index.open(index_path, device=settle(device))
     folder = out or store / "bench" / index.path.name
+    check_outside(store, folder, but=store / "bench")
     make_folder(folder)
     with Reporter() as progress:
         report = run_bench(index, spec, progress)

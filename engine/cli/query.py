@@ -106,6 +106,7 @@ def query(
     from engine.index.search import Index
     from engine.index.searcher import Searcher
     from engine.index.spec import SearchSpec
+    from engine.store.outside import check_outside
     from engine.store.store import Store
     from kernels import load
 
@@ -123,6 +124,8 @@ def query(
     )
     settled = settle(device, needs_faiss=not exact)
     opened = Store.open(store)
+    if out is not None:
+        check_outside(opened.path, out)
     fields = _fields(opened, columns, credited=images is not None and out is None)
     among = _filter(opened, within, without, where)
     layers = several_layers(store, layer, name, weights)

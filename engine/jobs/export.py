@@ -17,6 +17,7 @@ from engine.store.formats.from_store import stored_vectors
 from engine.store.formats.ids import SUFFIXES as ID_SUFFIXES
 from engine.store.formats.ids import write_ids
 from engine.store.formats.room import check_room
+from engine.store.outside import check_outside
 from engine.store.store import Store
 from kernels import Device, Metric
 
@@ -122,8 +123,7 @@ def _check_files(spec: ExportSpec, store: Store) -> None:
     for number, file in enumerate(files):
         if file.absolute() in [other.absolute() for other in files[:number]]:
             raise InputError(f"{file}: is named for two things. Choose another file for one of them.")
-        if file.resolve().is_relative_to(store.path.resolve()):
-            raise InputError(f"{file}: lies in the folder of the store itself. Choose another one.")
+        check_outside(store.path, file)
         if file.is_dir():
             raise InputError(f"{file}: is a folder, expected a file")
     if not spec.wants_questions and (spec.queries or spec.k or spec.metric):

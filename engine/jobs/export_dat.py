@@ -14,6 +14,7 @@ from engine.store.dat import LAYERS, RECORD_BYTES, records, relative_path
 from engine.store.durable import disk_errors, flush_folder, part_of
 from engine.store.formats.from_store import checked_rows
 from engine.store.formats.room import check_room, full_disk
+from engine.store.outside import check_outside
 from engine.store.store import Store
 
 _BLOCK = 256
@@ -44,6 +45,7 @@ def export_dat(store: Store, out: Path, *, progress: Progress = silent) -> DatRe
         raise InputError(f"--format dat: .dat files hold {expected}; {store.path} has {found}")
     if not store.photos:
         raise InputError(f"{store.path}: holds no photos, there is nothing to export")
+    check_outside(store.path, out)
     if os.path.lexists(out):
         raise InputError(f"--out {out}: is there already. Give the name of a new folder.")
     # A file takes whole blocks of 4 KiB on most disks.

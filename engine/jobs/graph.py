@@ -13,7 +13,7 @@ from engine.index.filter import Filter
 from engine.index.result import SearchResult
 from engine.index.searcher import Searcher
 from engine.index.spec import SearchSpec
-from engine.jobs import graph_files
+from engine.jobs import graph_files, graph_record
 from engine.jobs.finite import check_finite
 from engine.progress import Progress, silent
 from engine.store.durable import disk_errors
@@ -53,20 +53,24 @@ def neighbor_graph(
 
     out: a folder, which gets `neighbors.npy` (n, k) int64 photo ids, `scores.npy` (n, k) float32, best first, absent
     = −1 and −inf, `photo_ids.npy` (n,) int64, whose line i is, in order of the store's rows, and `graph.json`; or
-    FILE.npy, the neighbours alone; or FILE.parquet: photo_id, rank, neighbor, score.
+    FILE.npy, the neighbours alone; or FILE.parquet: photo_id, rank, neighbor, score; with FILE.npy.json beside it.
     device: cpu or cuda, which a run must not change, as scores may differ in their last bits.
 
     Blocks are collected in `OUT.part` and all get their name in one step. The same call goes on with those that are
-    there. Memory is bounded by one block. InputError where another graph was begun or is; StoreError names the photo
-    of a damaged row; DiskFullError.
+    there, and a whole graph is read against its checksums. Memory is bounded by one block. InputError for a place in
+    the store, and where another graph or something else is; StoreError names the photo of a damaged row, or a damaged
+    file of the graph; DiskFullError.
     """
     started = time.perf_counter()
     store = searcher.store
+    graph_record.check_place(out, store.path)
     if not store.photos:
         raise InputError(f"{store.path}: holds no photos, so there is no graph")
     job = _job(searcher, spec, device, out)
     resumed = 0
-    absent = graph_files.finished(out, job)
+    if out.exists():
+        progress("look at what is there", 0, 0)
+    absent = graph_record.finished(out, job)
     reused = absent is not None
     if absent is None:
         with disk_errors(out.parent):
@@ -103,7 +107,7 @@ def _job(searcher: Searcher, spec: SearchSpec, device: str, out: Path) -> dict[s
         "removed": removed.xxh3 if removed else None,
         "index": index.manifest.digest if index else None,
         "device": device,
-        "kind": out.suffix.lower() if out.suffix.lower() in graph_files.FILES else "folder",
+        "kind": out.suffix.lower() if out.suffix.lower() in graph_record.FILES else "folder",
         "lines_together": max(min(BLOCK_LINES, BLOCK_NEIGHBORS // spec.k, BLOCK_BYTES // (4 * dim)), 1),
     }
 

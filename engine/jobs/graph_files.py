@@ -1,5 +1,6 @@
 """The files of a graph in the making: blocks of lines at their place, checksums beside, one rename at the end."""
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Mapping
@@ -9,58 +10,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import EngineError, InputError, StoreError
+from engine.errors import EngineError, InputError
+from engine.index.parts import sum_file
 from engine.index.result import SearchResult
+from engine.jobs.graph_record import (
+    ANOTHER,
+    DOCUMENT,
+    FILES,
+    FORMAT_VERSION,
+    NEIGHBORS,
+    check_files,
+    how_it_differs,
+    product_of,
+    read_record,
+    record_of,
+)
 from engine.progress import Progress
 from engine.store import npy
 from engine.store.durable import flush_folder, part_of, publish, write_at
 from engine.store.formats.room import check_room, full_disk
 from engine.store.journal import Journal, job_of
-from engine.store.manifest import digest, read_document, write_document
+from engine.store.manifest import digest, write_document
 
-DOCUMENT, NEIGHBORS, SCORES, PHOTO_IDS = "graph.json", "neighbors.npy", "scores.npy", "photo_ids.npy"
+SCORES, PHOTO_IDS = "scores.npy", "photo_ids.npy"
 JOURNAL = "graph.journal"
-FILES = (".npy", ".parquet")  # what is one file; all else is a folder
-FORMAT_VERSION = 1
-_ANOTHER = "Choose another place with --out, or remove this one."
-
-
-def finished(out: Path, job: Mapping[str, Any]) -> int | None:
-    """How many neighbours are absent in `out`, if it is this very graph, whole; None when there is nothing yet.
-
-    InputError when it is something that must not be replaced.
-
-    A file is replaced, as every verb does it. A folder is not: it must be empty, or not there.
-    """
-    if out.suffix.lower() in FILES:
-        if out.is_dir():
-            raise InputError(f"{out}: is a folder, expected the name of a file. {_ANOTHER}")
-        return None
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not (out / DOCUMENT).is_file():
-        raise InputError(f"{out}: is there already, and no graph. {_ANOTHER}")
-    document = _document(out)
-    if document["job"] != dict(job):
-        raise InputError(f"{out}: holds {_other(document['job'], job)}. {_ANOTHER}")
-    return int(document["absent"])
-
-
-def _document(folder: Path) -> dict[str, Any]:
-    """`graph.json`: the job, and how many neighbours are absent. InputError when it is damaged or of another kind."""
-    try:
-        document = read_document(folder / DOCUMENT, "", FORMAT_VERSION)
-    except StoreError as error:
-        raise InputError(f"{error} {_ANOTHER}") from error
-    if not isinstance(document.get("job"), dict) or not isinstance(document.get("absent"), int):
-        raise InputError(f"{folder / DOCUMENT}: not of a graph. {_ANOTHER}")
-    return document
-
-
-def _other(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    """What another job is, by the first thing in which it differs."""
-    name = next((name for name in wanted if known.get(name) != wanted[name]), "settings")
-    return f"a graph of another {name} ({known.get(name)}, this one: {wanted.get(name)})"
 
 
 class GraphFiles:
@@ -81,34 +54,40 @@ class GraphFiles:
             self.absent = 0
             self.whole = self._is_whole()
             if self.whole:
-                self.absent = int(_document(self.part)["absent"])
+                self.absent = int(read_record(self.part / DOCUMENT)["absent"])
             else:
                 self._open()
         except BaseException:
+            with contextlib.suppress(OSError):  # what an interrupted run left stays; an empty folder is of no use
+                self.part.rmdir()
             self.close()
             raise
 
     @property
     def _product(self) -> Path:
         """What gets the name of the graph, where it is a file."""
-        return self.part / (NEIGHBORS if self.out.suffix.lower() == ".npy" else self.out.name)
+        return self.part / product_of(self.out)
 
     def _is_whole(self) -> bool:
         document = self.part / DOCUMENT
-        if document.exists() and self.out.suffix.lower() in FILES and not (self._product.exists() or self.out.exists()):
+        named = self.out.suffix.lower() in FILES and not self._product.exists()
+        if document.exists() and named and not self.out.exists():
             document.unlink()  # it was finished, and the file taken away since
+        if document.exists() and not named:
+            known = read_record(document)
+            check_files(known, {name: self.part / name for name in known["files"]}, self.part)
         return document.exists()
 
     def _refuse_other(self) -> None:
-        document = _document(self.part) if (self.part / DOCUMENT).exists() else None
+        document = read_record(self.part / DOCUMENT) if (self.part / DOCUMENT).exists() else None
         begun = document["job"] if document else job_of(self.part, JOURNAL)
         if begun is not None and begun != self.job:
             raise InputError(
-                f"{self.part}: holds {_other(begun, self.job)} that was interrupted. Run that one again, choose "
-                "another place with --out, or remove this folder."
+                f"{self.part}: holds {how_it_differs(begun, self.job)} that was interrupted. Run that one again, "
+                "choose another place with --out, or remove this folder."
             )
         if begun is None and any(file.name != JOURNAL for file in self.part.iterdir()):
-            raise InputError(f"{self.part}: is there already, and no graph that was begun. {_ANOTHER}")
+            raise InputError(f"{self.part}: is there already, and no graph that was begun. {ANOTHER}")
 
     def _open(self) -> None:
         lines, k = self.shape
@@ -174,7 +153,7 @@ class GraphFiles:
         if not self.whole:
             for handle in self._handles.values():
                 os.fsync(handle)
-            kind = self.out.suffix.lower()
+            kind, names = self.out.suffix.lower(), [product_of(self.out)]
             if kind == ".parquet":
                 self._write_parquet(photo_ids)
             elif kind not in FILES:
@@ -182,7 +161,10 @@ class GraphFiles:
                 data = npy.header(ids.shape, "<i8") + ids.tobytes()
                 part_of(self.part / PHOTO_IDS).write_bytes(data)
                 publish(self.part / PHOTO_IDS)
-            write_document(self.part / DOCUMENT, {"version": FORMAT_VERSION, "job": self.job, "absent": self.absent})
+                names = [NEIGHBORS, SCORES, PHOTO_IDS]
+            files = {name: sum_file(self.part / name).model_dump() for name in names}
+            document = {"version": FORMAT_VERSION, "job": self.job, "absent": self.absent, "files": files}
+            write_document(self.part / DOCUMENT, document)
             self.whole = True
         self._rename()
 
@@ -190,10 +172,16 @@ class GraphFiles:
         """From here on nothing is computed again: a run that is killed is finished by the next."""
         if self.out.suffix.lower() in FILES:
             if self._product.exists():
+                if os.path.lexists(self.out):
+                    raise InputError(f"{self.out}: is there now, and was not when this graph was begun. Move it away "
+                                     "and run the same command again.")  # fmt: skip
                 self._product.replace(self.out)
                 flush_folder(self.out.parent)
-            for file in sorted(self.part.iterdir(), key=lambda file: file.name == DOCUMENT):  # the document last
-                file.unlink()
+            for file in self.part.iterdir():
+                if file.name != DOCUMENT:
+                    file.unlink()
+            (self.part / DOCUMENT).replace(record_of(self.out))  # the record last
+            flush_folder(self.out.parent)
             self.part.rmdir()
             return
         for file in self.part.iterdir():

@@ -7,23 +7,25 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from engine.errors import EngineError, InputError, StoreError
+from engine.errors import DiskFullError, EngineError, InputError, StoreError
 from engine.index import ivfpq
 from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.searcher import Searcher
 from engine.index.spec import IndexSpec, SearchSpec
-from engine.jobs import graph
+from engine.jobs import graph, graph_files
 from engine.jobs.graph import neighbor_graph
 from engine.store.change import remove
+from engine.store.manifest import write_document
 from engine.store.store import Store
 from kernels import load
-from tests.builders import CPU, clustered, files_below, make_store, oracle_scores, recall
+from tests.builders import CPU, clustered, files_below, flip_bit, make_store, oracle_scores, recall
 from tests.store import crashes
 
 ROWS, K = 1500, 6
@@ -110,7 +112,9 @@ def test_the_three_kinds_hold_the_same(store: Store, small_blocks: None, tmp_pat
     assert table["rank"].to_pylist() == np.tile(np.arange(1, K + 1), len(ids)).tolist()
     assert table["neighbor"].to_pylist() == neighbors.reshape(-1).tolist()
     assert table["score"].to_numpy().tobytes() == scores.tobytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["graph", "graph.npy", "graph.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "graph", "graph.npy", "graph.npy.json", "graph.parquet", "graph.parquet.json"
+    ]  # fmt: skip
 
 
 def test_more_neighbours_than_photos_are_absent(tmp_path: Path) -> None:
@@ -245,15 +249,101 @@ def test_what_is_no_graph_is_left_alone(store: Store, tmp_path: Path) -> None:
     for place in ("folder", "begun.part", "graph.npy"):
         (tmp_path / place).mkdir()
         (tmp_path / place / "mine.txt").write_text("mine")
-    (tmp_path / "file").write_text("mine")
+    for file in ("file", "mine.npy", "mine.parquet", "free.npy.json", "mine.csv"):
+        (tmp_path / file).write_text("mine")
+    (tmp_path / "link.npy").symlink_to(tmp_path / "mine.npy")
+    (tmp_path / "dangling.parquet").symlink_to(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     before = files_below(tmp_path)
-    for place in ("folder", "begun", "graph.npy", "file"):
+    places = ["folder", "begun", "graph.npy", "file", "mine.npy", "mine.parquet", "free.npy", "mine.csv", "new.csv",
+              "link.npy", "dangling.parquet"]  # fmt: skip
+    for place in places:
         with pytest.raises(InputError, match="--out"):
             neighbor_graph(exactly(store), SPEC, tmp_path / place, device="cpu")
     assert files_below(tmp_path) == before
     neighbor_graph(exactly(store), SPEC, tmp_path / "empty", device="cpu")
     assert (tmp_path / "empty" / "graph.json").exists()
+    assert (tmp_path / "link.npy").is_symlink() and (tmp_path / "dangling.parquet").is_symlink()
+    assert not (tmp_path / "new.csv").exists()
+    with pytest.raises(InputError, match="lies in the folder of the store itself"):
+        neighbor_graph(exactly(store), SPEC, store.path / "fc7.npy", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["graph.npy", "graph.parquet"])
+def test_a_file_is_a_graph_by_the_record_beside_it(store: Store, tmp_path: Path, name: str) -> None:
+    out, searcher = tmp_path / name, exactly(store)
+    first = neighbor_graph(searcher, SPEC, out, device="cpu")
+    written, before = out.stat().st_mtime_ns, files_below(tmp_path)
+    again = neighbor_graph(searcher, SPEC, out, device="cpu")
+    assert again.reused and again.neighbors == first.neighbors and out.stat().st_mtime_ns == written
+    with pytest.raises(InputError, match=r"another k \(6, this one: 7\)"):
+        neighbor_graph(searcher, SearchSpec(k=7), out, device="cpu")
+    assert files_below(tmp_path) == before
+    out.rename(tmp_path / f"other{out.suffix}")  # the record of what was taken away is of no use to another
+    assert not neighbor_graph(searcher, SearchSpec(k=7), out, device="cpu").reused
+    (tmp_path / f"other{out.suffix}").replace(out)
+    with pytest.raises(InputError, match=r"another k \(7, this one: 6\)"):
+        neighbor_graph(searcher, SPEC, out, device="cpu")
+    with pytest.raises(StoreError, match="does not match its checksum"):
+        neighbor_graph(searcher, SearchSpec(k=7), out, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["graph", "graph.npy", "graph.parquet"])
+def test_a_graph_is_not_believed_when_it_is_damaged(store: Store, tmp_path: Path, name: str) -> None:
+    out, searcher = tmp_path / name, exactly(store)
+    neighbor_graph(searcher, SPEC, out, device="cpu")
+    for file in sorted(out.iterdir()) if out.is_dir() else [out, tmp_path / f"{name}.json"]:
+        whole = file.read_bytes()
+        flip_bit(file, 8 * (len(whole) - 40))
+        with pytest.raises((StoreError, InputError), match=r"(its (own )?checksum|JSON).*[Rr]emove"):
+            neighbor_graph(searcher, SPEC, out, device="cpu")
+        file.write_bytes(whole[:-1])
+        with pytest.raises((StoreError, InputError), match=r"[Rr]emove"):
+            neighbor_graph(searcher, SPEC, out, device="cpu")
+        if file != out:
+            file.unlink()
+            with pytest.raises((StoreError, InputError), match=r"[Rr]emove"):
+                neighbor_graph(searcher, SPEC, out, device="cpu")
+        file.write_bytes(whole)
+        assert neighbor_graph(searcher, SPEC, out, device="cpu").reused
+
+
+def test_a_whole_graph_that_lacks_its_name_is_read_before_it_gets_it(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("graph", "graph.npy"):
+        out = tmp_path / name
+        with monkeypatch.context() as patched:
+            patched.setattr(graph_files.GraphFiles, "_rename", lambda self: None)
+            with pytest.raises(OSError, match=name):  # nothing is there whose size could be told
+                neighbor_graph(exactly(store), SPEC, out, device="cpu")
+        flip_bit(tmp_path / f"{name}.part" / "neighbors.npy", 8 * 1000)
+        with pytest.raises(StoreError, match=r"neighbors\.npy: does not match its checksum. Remove .*\.part "):
+            neighbor_graph(exactly(store), SPEC, out, device="cpu")
+        flip_bit(tmp_path / f"{name}.part" / "neighbors.npy", 8 * 1000)
+        assert neighbor_graph(exactly(store), SPEC, out, device="cpu").resumed == store.photos
+
+
+def test_what_appears_while_a_graph_is_made_is_not_replaced(store: Store, small_blocks: None, tmp_path: Path) -> None:
+    out = tmp_path / "graph.npy"
+
+    def meanwhile(phase: str, done: int, total: int, *, unit: str = "", detail: str = "") -> None:
+        out.write_text("mine")
+
+    with pytest.raises(InputError, match="was not when this graph was begun"):
+        neighbor_graph(exactly(store), SPEC, out, device="cpu", progress=meanwhile)
+    assert out.read_text() == "mine"
+    out.unlink()
+    assert neighbor_graph(exactly(store), SPEC, out, device="cpu").resumed == store.photos
+
+
+def test_a_graph_of_an_older_mirsearch_is_refused(store: Store, tmp_path: Path) -> None:
+    out = tmp_path / "graph"
+    neighbor_graph(exactly(store), SPEC, out, device="cpu")
+    document = json.loads((out / "graph.json").read_bytes())
+    write_document(out / "graph.json", {"version": 1, "job": document["job"], "absent": 0})
+    with pytest.raises(InputError, match=r"older mirsearch, without checksums.*remove this one"):
+        neighbor_graph(exactly(store), SPEC, out, device="cpu")
 
 
 def test_removed_photos_make_it_another_graph(store: Store, small_blocks: None, tmp_path: Path) -> None:
@@ -274,8 +364,17 @@ def test_a_full_disk_is_said_and_what_is_there_goes_on(store: Store, small_block
         assert not out.exists()
         work()
         assert out.exists() and not (tmp_path / f"{name}.part").exists()
-    with crashes.small_disk(tmp_path / "disk", 64 << 10) as disk, pytest.raises(EngineError, match="takes at least"):
-        neighbor_graph(searcher, SPEC, disk / "graph", device="cpu")
+    with crashes.small_disk(tmp_path / "disk", 64 << 10) as disk:
+        with pytest.raises(EngineError, match="takes at least"):
+            neighbor_graph(searcher, SPEC, disk / "graph", device="cpu")
+        assert list(disk.iterdir()) == []
+
+
+def test_no_room_leaves_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(DiskFullError, match="takes at least"):
+        neighbor_graph(exactly(store), SPEC, tmp_path / "graph", device="cpu")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_process_at_a_time(store: Store, small_blocks: None, tmp_path: Path) -> None:
