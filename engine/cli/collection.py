@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def synth(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into.", show_default=False)],
-    photos: Annotated[int, typer.Option("--photos", "-n", help="How many photos.")] = 20_000,
+    photos: Annotated[int, typer.Option("--photos", "-n", min=1, help="How many photos.")] = 20_000,
     seed: Annotated[int, typer.Option("--seed", help="Same seed, same collection.")] = 0,
     images: Annotated[bool, typer.Option("--images", help="Draw a small picture of each photo too.")] = False,
     annotations: Annotated[
@@ -37,8 +37,10 @@ def synth(
     from dataclasses import replace
 
     from engine.store.synth import synthesize
-    from engine.store.synth_edits import add_edits
+    from engine.store.synth_edits import add_edits, refuse_edited
 
+    if not edits:
+        refuse_edited(directory)
     with Reporter() as progress:
         report = synthesize(
             directory, photos=photos, seed=seed, images=images, annotations=annotations, progress=progress

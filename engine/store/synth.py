@@ -91,8 +91,9 @@ def synthesize(
     """Write a collection of `photos` made-up photos, with ids 0 .. photos - 1, into `directory`.
 
     `workers` processes (all cores unless given) write blocks of 1,000 photos. truth.jsonl comes last: where
-    it is, the collection is whole. Whatever collection was there before is replaced. Raises InputError for
-    impossible parameters, a directory that holds something else, or a disk that is too small.
+    it is, the collection is whole. A collection of the same settings is written anew: its folders are emptied.
+    Raises InputError for impossible parameters, a directory that holds another collection or something else, or
+    a disk that is too small.
     """
     started = time.perf_counter()
     _check(photos, seed)
@@ -177,6 +178,7 @@ def _prepare(directory: Path, marker: dict[str, Any]) -> None:
                 f"{directory} holds files that are not a sample collection (no {MARKER}). "
                 "They were left alone; give an empty or a new folder."
             )
+        _refuse_another(directory, marker)
     _check_room(directory, marker)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / TRUTH).unlink(missing_ok=True)
@@ -188,6 +190,25 @@ def _prepare(directory: Path, marker: dict[str, Any]) -> None:
     for name in _folders(marker):
         for first in folders:
             (directory / name / dat.relative_path(first)).parent.mkdir(parents=True)
+
+
+def _refuse_another(directory: Path, wanted: dict[str, Any]) -> None:
+    """InputError where a collection of other settings is, or was begun: nothing would be left of it."""
+    there = _marker(directory)
+    if there is None or _settings(there) == _settings(wanted):
+        return
+    unfinished = "" if (directory / TRUTH).is_file() else "unfinished "
+    raise InputError(
+        f"{directory}: holds another {unfinished}sample collection ({_settings(there)}; asked for: "
+        f"{_settings(wanted)}). It was left alone; give another folder, or remove this one."
+    )
+
+
+def _settings(marker: dict[str, Any]) -> str:
+    """What was asked for, in words."""
+    drawn = "".join(f", with {name}" for name in ("images", "annotations") if marker.get(name))
+    photos = marker["photos"]
+    return f"{counted(photos, 'photo') if isinstance(photos, int) else photos}, seed {marker['seed']}{drawn}"
 
 
 def _check_room(directory: Path, marker: dict[str, Any]) -> None:

@@ -178,6 +178,15 @@ def add_edits(directory: Path, progress: Progress = silent) -> EditsReport:
     return EditsReport(bytes=size, seconds=time.perf_counter() - started, pairs=dict(kinds))
 
 
+def refuse_edited(directory: Path) -> None:
+    """InputError where a finished collection with edited copies is: one without them would take their place."""
+    if "edits" in (describe(directory) or {}):
+        raise InputError(
+            f"{directory}: holds a sample collection with edited copies, and one without them is asked for. It was "
+            "left alone; give another folder, remove this one, or say --edits."
+        )
+
+
 def _write_files(features: Path, copies: EditedCopies) -> int:
     """Write the `.dat` files of some copies; returns their bytes."""
     for photo, fc7, fc8 in zip(copies.photo_ids.tolist(), copies.fc7, copies.fc8, strict=True):

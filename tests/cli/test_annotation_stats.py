@@ -23,7 +23,7 @@ def annotated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_synth_says_where_annotations_are_and_what_to_do(run: Run, tmp_path: Path) -> None:
     said = run("synth", tmp_path / "sample", "--photos", 3, "--annotations").output
     assert str(tmp_path / "sample" / "annotations") in said and "annotations ingest" in said
-    assert "annotations" not in run("synth", tmp_path / "sample", "--photos", 3).output
+    assert "annotations" not in run("synth", tmp_path / "plain", "--photos", 3).output
     document = json.loads(run("synth", tmp_path / "sample", "--photos", 3, "--annotations", "--json").stdout)
     assert document["annotations"] is True
 

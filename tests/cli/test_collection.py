@@ -114,3 +114,8 @@ def test_edited_copies_are_added_and_found_in_the_truth(run: Run, tmp_path: Path
     assert edited > 0 and len(files) == 100 + edited and report["bytes"] == 20_400 * len(files)
     lines = (tmp_path / "sample" / "truth.jsonl").read_text().splitlines()
     assert len(lines) == sum(report["pairs"].values())
+    plain = run("synth", tmp_path / "sample", "--photos", 100, "--seed", 3)
+    assert plain.exit_code == 1 and "with edited copies, and one without them is asked for" in plain.stderr
+    assert files_below(tmp_path / "sample" / "features") == files
+    assert run("synth", tmp_path / "sample", "--photos", 100, "--seed", 3, "--edits").exit_code == 0
+    assert files_below(tmp_path / "sample" / "features") == files

@@ -277,12 +277,37 @@ def test_describe(small, tmp_path):
     assert synth.describe(tmp_path) is None
 
 
-def test_a_new_collection_replaces_the_old_one_whole(tmp_path):
+def test_the_same_collection_is_written_anew_and_another_is_refused(tmp_path):
     synth.synthesize(tmp_path, photos=12, seed=1, images=True)
-    synth.synthesize(tmp_path, photos=5, seed=2)
-    names = {f"features/0/{i}.dat" for i in range(5)}
-    assert set(digests(tmp_path)) == names | {"truth.jsonl", "synth.json"}
-    assert synth.describe(tmp_path) == {"photos": 5, "seed": 2, "images": False, "version": VERSION}
+    (tmp_path / "features" / "mine.txt").write_text("mine")
+    before = digests(tmp_path)
+    there = r"holds another sample collection \(12 photos, seed 1, with images; asked for: "
+    others = {
+        "5 photos, seed 1, with images": {"photos": 5, "seed": 1, "images": True},
+        "12 photos, seed 2, with images": {"photos": 12, "seed": 2, "images": True},
+        "12 photos, seed 1": {"photos": 12, "seed": 1},
+        "12 photos, seed 1, with images, with annotations": {
+            "photos": 12, "seed": 1, "images": True, "annotations": True
+        },
+    }  # fmt: skip
+    for asked, other in others.items():
+        with pytest.raises(InputError, match=rf"{there}{asked}\)\. It was left alone; give another folder, or remove"):
+            synth.synthesize(tmp_path, **other)
+        assert digests(tmp_path) == before
+    (tmp_path / "truth.jsonl").unlink()
+    with pytest.raises(InputError, match="holds another unfinished sample collection"):
+        synth.synthesize(tmp_path, photos=5, seed=1, images=True)
+    synth.synthesize(tmp_path, photos=12, seed=1, images=True)
+    assert set(digests(tmp_path)) == before.keys() - {"features/mine.txt"}
+    assert synth.describe(tmp_path) == {"photos": 12, "seed": 1, "images": True, "version": VERSION}
+
+
+def test_a_collection_of_an_older_version_is_written_anew(tmp_path):
+    synth.synthesize(tmp_path, photos=3)
+    marker = json.loads((tmp_path / "synth.json").read_text())
+    (tmp_path / "synth.json").write_text(json.dumps(marker | {"version": 0}))
+    synth.synthesize(tmp_path, photos=3)
+    assert synth.describe(tmp_path) == marker
 
 
 @pytest.mark.parametrize(
@@ -311,11 +336,15 @@ def test_a_run_killed_at_its_very_beginning_can_be_repeated(tmp_path):
 
 
 def test_a_full_disk_is_seen_before_anything_is_lost(tmp_path, monkeypatch):
-    synth.synthesize(tmp_path, photos=3)
-    before = digests(tmp_path)
+    synth.synthesize(tmp_path, photos=50, images=True)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**6))
-    with pytest.raises(InputError, match=r"2,000,000 photos of 49\.2 GB in all, and 1\.1 MB are free"):
-        synth.synthesize(tmp_path, photos=2_000_000, images=True)
+    with pytest.raises(InputError, match=r"2,000,000 photos of 49\.2 GB in all, and 1\.0 MB are free"):
+        synth.synthesize(tmp_path / "new", photos=2_000_000, images=True)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "truth.jsonl").unlink()  # how much an unfinished one takes is not known
+    before = digests(tmp_path)
+    with pytest.raises(InputError, match=r"50 photos of 1\.2 MB in all, and 1\.0 MB are free"):
+        synth.synthesize(tmp_path, photos=50, images=True)
     assert digests(tmp_path) == before
 
 
@@ -327,10 +356,10 @@ def test_a_failed_write_leaves_no_finished_collection(tmp_path, monkeypatch):
 
     monkeypatch.setattr("engine.store.synth_blocks._write_file", full)
     with pytest.raises(EngineError, match="No space left on device"):
-        synth.synthesize(tmp_path, photos=4)
+        synth.synthesize(tmp_path, photos=3)
     assert synth.describe(tmp_path) is None
     monkeypatch.undo()
-    synth.synthesize(tmp_path, photos=4)
+    synth.synthesize(tmp_path, photos=3)
     assert synth.describe(tmp_path) is not None
 
 

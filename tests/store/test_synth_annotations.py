@@ -60,14 +60,18 @@ def test_folders_hold_ten_thousand_photos(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "photos/annotations/1").iterdir()] == ["1000.json"]
 
 
-def test_another_collection_takes_the_annotations_away_or_brings_them(tmp_path):
+def test_a_collection_with_annotations_is_another(tmp_path):
     synth.synthesize(tmp_path, photos=12, seed=1, annotations=True)
     assert synth.describe(tmp_path) == {
         "photos": 12, "seed": 1, "images": False, "version": VERSION, "annotations": ANNOTATIONS_VERSION
     }  # fmt: skip
-    synth.synthesize(tmp_path, photos=5, seed=1)
-    assert synth.describe(tmp_path) == {"photos": 5, "seed": 1, "images": False, "version": VERSION}
-    assert not (tmp_path / "annotations").exists()
+    before = files(tmp_path)
+    with pytest.raises(InputError, match=r"12 photos, seed 1, with annotations; asked for: 12 photos, seed 1\)"):
+        synth.synthesize(tmp_path, photos=12, seed=1)
+    assert files(tmp_path) == before
+    (tmp_path / "annotations" / "0" / "13.json").write_text("{}")
+    synth.synthesize(tmp_path, photos=12, seed=1, annotations=True)
+    assert files(tmp_path) == before
 
 
 def test_room_for_annotations_is_asked_for(tmp_path, monkeypatch):
