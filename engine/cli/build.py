@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engine.cli.console import Reporter, say_facts, say_json, say_next, size
+from engine.cli.console import Reporter, say_facts, say_json, say_next, size, warn
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
@@ -84,6 +84,8 @@ def build(
             reports.append(build_index(opened, one, device=settled, name=name, force=force, progress=progress))
         if tuned and not reports[-1].reused:
             untuned.append(each)
+        for line in one.cut(reports[-1].manifest.spec, opened.photos, reports[-1].manifest.dim):
+            warn(line)
         if not json_:
             say_index(reports[-1], device_facts(settled), untuned=each in untuned)
     if json_:

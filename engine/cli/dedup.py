@@ -19,6 +19,7 @@ from engine.cli.options import (
     index_folder,
     settle,
     several_layers,
+    wrong_usage,
 )
 from engine.errors import InputError
 
@@ -97,6 +98,10 @@ def dedup(
     from engine.store.outside import check_outside
     from engine.store.store import Store
 
+    if threshold is not None and not 0 < threshold <= 1:
+        raise wrong_usage("threshold", f"{threshold}: expected a cosine above 0 and up to 1, such as 0.95")
+    if false_pairs is not None and not 0 < false_pairs < 1:
+        raise wrong_usage("false_pairs", f"{false_pairs}: expected a rate between 0 and 1, such as 0.001")
     told = Decisions.read(*decisions or [])
     spec = DedupSpec(
         threshold=threshold, false_pairs=false_pairs, method="exhaustive" if exhaustive else "index",

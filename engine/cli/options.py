@@ -26,8 +26,19 @@ DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 or cuda:0,1. `auto` says what it chose.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
+
+
+def _check_images(folder: Path | None) -> Path | None:
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--images {folder}: not a folder, expected the folder that holds 0/123.jpg")
+    return folder
+
+
 ImagesOption = Annotated[
-    Path | None, typer.Option("--images", help="Folder of the pictures (10/103169.jpg).", show_default=False)
+    Path | None,
+    typer.Option(
+        "--images", help="Folder of the pictures (10/103169.jpg).", show_default=False, callback=_check_images
+    ),
 ]
 
 _Spec = TypeVar("_Spec")
@@ -92,7 +103,12 @@ def settle(device: str, *, needs_faiss: bool = True) -> "Device":
     """The device that an option means, used as the GPU options say; see `engine.index.device.settle`."""
     from engine.cli.gpu_options import gpu_options
     from engine.index import device as devices
+    from kernels import parse_device
 
+    try:
+        parse_device(device)
+    except ValueError as error:
+        raise wrong_usage("device", str(error).removeprefix("device ")) from None
     return devices.settle(device, needs_faiss=needs_faiss, gpu=gpu_options())
 
 

@@ -72,6 +72,9 @@ def tune(
         layer = known_layer(store, layer)
     with Reporter() as progress:
         report = run_tune(Store.open(store), layer, spec, name=name, device=settled, progress=progress)
+    if report.tuned.queries < queries:
+        there = f"there are {report.tuned.queries:,} photos to hold out"
+        warn(f"--queries {queries:,}: {there}, and all of them are asked.")
     if json_:
         say_json(report.to_dict() | {"device": str(settled)})
     else:

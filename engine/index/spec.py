@@ -3,9 +3,10 @@
 import math
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.errors import InputError
+from engine.words import counted
 from kernels import Metric
 
 MAX_REDUCED = 256
@@ -14,6 +15,7 @@ GPU_PQ_M = (1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 96)
 GPU_MAX_PROBES = 2048
 # Below this, comparing with every row takes less than a millisecond: no lists, no codes, no training.
 EXACT_BELOW = 1_000
+ROWS_A_LIST = 40
 
 
 class IndexSpec(BaseModel):
@@ -60,15 +62,31 @@ class IndexSpec(BaseModel):
         pq_m = self.pq_m or default_pq_m(reduced, bits)
         if reduced % pq_m:
             raise InputError(f"pq_m {pq_m} does not divide the {reduced} reduced dimensions of {self.layer}")
-        return self.model_copy(
-            update={
-                "reduced": reduced,
-                "lists": min(lists, max(rows // 40, 1)) if lists else 0,
-                "pq_m": pq_m,
-                "pq_bits": bits,
-                "training_rows": min(rows, self.training_rows or default_training_rows(lists)),
-            }
-        )
+        training_rows = min(rows, self.training_rows or default_training_rows(lists))
+        lists = min(lists, max(rows // ROWS_A_LIST, 1)) if lists else 0
+        if lists and self.training_rows:
+            _check_enough(self.training_rows, rows, lists, bits)
+        chosen = {"reduced": reduced, "lists": lists, "pq_m": pq_m, "pq_bits": bits, "training_rows": training_rows}
+        return self.model_copy(update=chosen)
+
+    def cut(self, built: "IndexSpec", photos: int, dim: int) -> list[str]:
+        """What an index over so many photos of `dim` dimensions has less of than was asked for here, in sentences."""
+        said = []
+        if self.reduced and built.reduced and built.reduced < self.reduced:
+            said.append(f"--reduced {self.reduced}: {built.layer} has {dim:,} dimensions, and all are kept.")
+        if self.lists and built.lists and built.lists < self.lists:
+            said.append(
+                f"--lists {self.lists}: {photos:,} photos are kept in {counted(built.lists, 'list')}, of "
+                f"{ROWS_A_LIST} photos at least."
+            )
+        return said
+
+
+def _check_enough(training_rows: int, rows: int, lists: int, bits: int) -> None:
+    """InputError where k-means is given fewer rows than centroids, of lists or codes, and there are more."""
+    least, why = max((lists, "one a list"), (1 << bits, f"one for each value of the {bits}-bit codes"))
+    if training_rows < min(least, rows):
+        raise InputError(f"--training-rows {training_rows}: expected at least {least:,}, {why}")
 
 
 def default_pq_m(reduced: int, bits: int) -> int:
@@ -105,12 +123,17 @@ class SearchSpec(BaseModel):
     rerank: Annotated[int, Field(ge=1)] | None = None
     recall: Annotated[float, Field(gt=0, le=1)] | None = None
 
+    @field_validator("rerank")
+    @classmethod
+    def _enough(cls, rerank: int | None, other: ValidationInfo) -> int | None:
+        if rerank is not None and rerank < other.data.get("k", 1):
+            raise ValueError(f"rerank {rerank} is less than k {other.data['k']}")
+        return rerank
+
     @model_validator(mode="after")
-    def _enough(self) -> Self:
+    def _one_way(self) -> Self:
         if self.recall is not None and (self.probes or self.rerank):
             raise ValueError("recall beside probes or rerank: choose one")
-        if self.rerank is not None and self.rerank < self.k:
-            raise ValueError(f"rerank {self.rerank} is less than k {self.k}")
         return self
 
 

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.errors import DependencyError
 from engine.index import ivfpq
@@ -77,10 +77,15 @@ class BenchSpec(BaseModel):
     latency_queries: _Count = 200
     recall: Annotated[float, Field(gt=0, le=1)] | None = None
 
+    @field_validator("rerank")
+    @classmethod
+    def _enough(cls, rerank: tuple[int, ...] | None, other: ValidationInfo) -> tuple[int, ...] | None:
+        if rerank is not None and min(rerank) < other.data.get("k", 1):
+            raise ValueError(f"rerank {min(rerank)} is less than k {other.data['k']}")
+        return rerank
+
     @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.rerank is not None and min(self.rerank) < self.k:
-            raise ValueError(f"rerank {min(self.rerank)} is less than k {self.k}")
+    def _one_way(self) -> Self:
         if self.recall is not None and (self.probes or self.rerank):
             raise ValueError("recall beside probes or rerank: choose one")
         return self
@@ -137,16 +142,25 @@ def run_bench(index: Index, spec: BenchSpec, progress: Progress = silent) -> Ben
             progress("timing", repeat * len(runs) + done, spec.repeats * len(runs), unit="points", detail=run.name)
             run.time_once()
     progress("timing", spec.repeats * len(runs), spec.repeats * len(runs), unit="points")
+    fewer = fewer_queries(spec.queries, truth)
     return BenchReport(
         spec=spec, queries=len(truth), truth_k=truth.scores.shape[1], truth_cached=truth.cached,
         query_source="held out" if truth.held_out else "imported", truth_source=truth.source,
-        truth_agrees=truth.agrees, warnings=truth.warnings,
+        truth_agrees=truth.agrees, warnings=(*truth.warnings, *fewer),
         index=describe_index(index), machine=describe_machine(index.device),
         # Kilobytes on Linux: getrusage(2).
         peak_memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         points=mark_pareto([run.point() for run in runs], spec.k),
     )  # fmt: skip
+
+
+def fewer_queries(wanted: int | None, truth: Truth) -> tuple[str, ...]:
+    """A sentence where there are fewer queries than were wanted."""
+    if wanted is None or len(truth) >= wanted:
+        return ()
+    there = "photos to hold out" if truth.held_out else "imported queries"
+    return (f"--queries {wanted:,}: there are {len(truth):,} {there}, and all of them are asked.",)
 
 
 def _truth(index: Index, spec: BenchSpec, progress: Progress) -> Truth:

@@ -39,7 +39,7 @@ def check_file(
         with path.open("rb") as file:
             start = file.read(size)
     except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror}). Restore it, or build again.") from error
+        raise StoreError(f"{path}: cannot be read ({error.strerror}).") from error
     if found != length and not (growing and found > length):
         raise StoreError(f"{path}: {found:,} bytes, expected {length:,}. The file is cut short or was replaced.")
     if start != expected:

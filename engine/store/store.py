@@ -1,5 +1,6 @@
 """A store: one float32 array per layer, one id per row, readable with NumPy alone."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from engine.errors import InputError, StoreError
 from engine.store import npy
 from engine.store.commit import NAME as COMMIT
 from engine.store.commit import settle_store
+from engine.store.dat import LAYERS
 from engine.store.journal import NAME as JOURNAL
 from engine.store.manifest import Manifest, digest, read_manifest
 
@@ -79,13 +81,16 @@ class Store:
     def _open(cls, path: Path, manifest: Manifest) -> Self:
         growing = (path / JOURNAL).exists()
         size = manifest.header_bytes
-        ids = np.asarray(npy.open_rows(path / "photo_ids.npy", (manifest.rows,), "<i8", size), np.int64)
-        if digest(np.ascontiguousarray(ids)) != manifest.photo_ids_xxh3:
-            raise StoreError(f"{path / 'photo_ids.npy'}: does not match its checksum. {_mend(path)}")
-        layers: dict[str, Any] = {
-            name: npy.open_rows(path / layer.file, (manifest.rows, layer.dim), "<f4", size, growing=growing)
-            for name, layer in manifest.layers.items()
-        }
+        try:
+            ids = np.asarray(npy.open_rows(path / "photo_ids.npy", (manifest.rows,), "<i8", size), np.int64)
+            if digest(np.ascontiguousarray(ids)) != manifest.photo_ids_xxh3:
+                raise StoreError(f"{path / 'photo_ids.npy'}: does not match its checksum.")
+            layers: dict[str, Any] = {
+                name: npy.open_rows(path / layer.file, (manifest.rows, layer.dim), "<f4", size, growing=growing)
+                for name, layer in manifest.layers.items()
+            }
+        except StoreError as error:
+            raise StoreError(f"{error} {_mend(path, manifest)}") from error
         return cls(path=path, manifest=manifest, photo_ids=ids, layers=layers, removed=removed_rows(path, manifest))
 
     def __len__(self) -> int:
@@ -175,8 +180,12 @@ def _version(path: Path) -> tuple[int, int, bool] | None:
     return None if (path / COMMIT).exists() else (status.st_ino, status.st_mtime_ns, growing)
 
 
-def _mend(store: Path) -> str:
-    return f"What can be mended, and how: `mirsearch verify {store}`."
+def _mend(store: Path, manifest: Manifest | None = None) -> str:
+    """What to do about a damaged file; manifest: if it is one that is made anew from the `.dat` files."""
+    from_sources = manifest is not None and manifest.layers.keys() == LAYERS.keys()
+    if from_sources:
+        return f"`mirsearch verify {shlex.quote(str(store))} --repair SOURCE...` mends it, from what was ingested."
+    return f"What can be mended, and how: `mirsearch verify {shlex.quote(str(store))}`."
 
 
 def removed_rows(path: Path, manifest: Manifest) -> npt.NDArray[np.bool_] | None:

@@ -107,6 +107,11 @@ def test_an_empty_word_is_not_the_current_folder(
         (("build", "--bits", 5), "--bits: Input should be 4 or 8"),
         (("build", "--metric", "far"), "--metric"),
         (("tune", "--recall", 1.5), "--recall"),
+        (("query", "-k", 20, "--rerank", 5), "--rerank: rerank 5 is less than k 20"),
+        (("bench", "--rerank", "5,50"), "--rerank: rerank 5 is less than k 10"),
+        (("query", "--device", "gpu"), "--device: 'gpu': expected auto, cpu, cuda"),
+        *((("dedup", "--out", "d", f"--threshold={value}"), "--threshold") for value in ("2", "-1", "0", "nan")),
+        (("dedup", "--out", "d", "--false-pairs", 1), "--false-pairs"),
         (("tune", "--memory", "5XB"), "--memory: '5XB': expected a size"),
         (("tune", "--queries", 0), "--queries"),  # this one is Typer's own
     ],
@@ -118,6 +123,19 @@ def test_a_value_that_no_store_could_make_right_is_wrong_usage(
     result = run(words[0], store.path, *(("--photo", store.photo_ids[0]) if words[0] == "query" else ()), *words[1:])
     assert result.exit_code == 2 and result.stdout == ""
     assert says in " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_a_collection_of_no_photos_is_wrong_usage(run: Run, tmp_path: Path) -> None:
+    assert run("synth", tmp_path / "s", "--photos", 0).exit_code == 2
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("words", [("query", "--photo", 1000, "--exact"), ("dedup", "--out", "d", "--exhaustive")])
+def test_a_folder_of_pictures_that_is_not_there_is_noticed(run: Run, tmp_path: Path, words: tuple[object, ...]) -> None:
+    store = make_store(tmp_path / "s", {"a": np.eye(3, dtype=np.float32)})
+    result = run(words[0], store.path, *words[1:], "--images", tmp_path / "none")
+    assert result.exit_code == 1 and result.stdout == ""
+    assert f"--images {tmp_path / 'none'}: not a folder" in result.stderr
 
 
 def test_every_verb_refuses_empty_words(run: Run) -> None:

@@ -99,3 +99,12 @@ def test_rebuild_without_a_memory_is_refused(run: Run, store: Store) -> None:
 def test_a_least_score_is_a_finite_number(run: Run, store: Store, score: str) -> None:
     result = run("query", store.path, "--photo", 1, "--min-score", score, "--device", "cpu")
     assert result.exit_code == 2 and f"--min-score: {score}: expected a finite number" in result.stderr
+
+
+def test_queries_past_the_photos_and_lists_past_the_rows_are_named(run: Run, store: Store) -> None:
+    made = run("build", store.path, "--name", "cut", "--layer", "x", "--lists", 5000, "--device", "cpu")
+    assert made.exit_code == 0 and "--lists 5000: 2,000 photos are kept in 50 lists" in made.stderr
+    words = ("--name", "cut", "--queries", 3000, "--device", "cpu")
+    said = "--queries 3,000: there are 2,000 photos to hold out, and all of them are asked."
+    assert said in run("tune", store.path, *words, "--rounds", 1).stderr
+    assert said in run("bench", store.path, *words, "--repeats", 1, "--probes", 4, "--rerank", 50).stderr

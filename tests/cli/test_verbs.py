@@ -103,8 +103,6 @@ def test_table_shows_the_picture_of_each_neighbour(run: Run, collection: Path) -
         (("--photo", 1, "--layer", "fc9"), "layer 'fc9': this store has fc7, fc8"),
         (("--photo", 1, "--name", "other"), "no such index"),
         (("--photo", 1, "--layer", "fc9", "--exact"), "layer 'fc9': this store has fc7, fc8"),
-        (("--photo", 1, "-k", 20, "--rerank", 5), "rerank 5 is less than k 20"),
-        (("--photo", 1, "--device", "tpu"), "expected auto, cpu, cuda"),
         (("--photo", 1, "--json", "--csv"), "choose one"),
         (("--photo", 1, "--out", "x.txt"), "ends in .parquet"),
         (("--dat", "absent.dat"), "absent.dat: cannot be read"),

@@ -96,3 +96,26 @@ def test_recommended_settings_are_legal(lists, metric, k, rows):
     for metric in ("cosine", "ip", "l2"):
         assert min(k, rows, 1) <= default_rerank(k, rows, metric) <= rows
         assert default_rerank(k, rows, metric) >= min(k, rows)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"training_rows": 1, "pq_bits": 4}, r"^--training-rows 1: expected at least 64, one a list$"),
+        ({"training_rows": 100, "pq_bits": 8}, "100: expected at least 256, one for each value of the 8-bit codes"),
+    ],
+)
+def test_too_few_rows_to_learn_from_are_refused(given: dict[str, int], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        IndexSpec.model_validate({"layer": "a", "lists": 64, **given}).resolved(rows=2600, dim=64, device="cpu")
+
+
+def test_it_is_said_what_was_cut() -> None:
+    asked = IndexSpec(layer="a", lists=5000, reduced=2000)
+    built = asked.resolved(rows=2200, dim=1000, device="cpu")
+    assert asked.cut(built, 2200, 1000) == [
+        "--reduced 2000: a has 1,000 dimensions, and all are kept.",
+        "--lists 5000: 2,200 photos are kept in 55 lists, of 40 photos at least.",
+    ]
+    fits = IndexSpec(layer="a", lists=55, reduced=1000)
+    assert fits.cut(fits.resolved(rows=2200, dim=1000, device="cpu"), 2200, 1000) == []

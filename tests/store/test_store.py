@@ -318,3 +318,17 @@ def test_a_store_that_never_stands_still_is_an_error(tmp_path, monkeypatch):
     meanwhile(monkeypatch, write_again, times=1000)
     with pytest.raises(StoreError, match="was changed whenever it was looked at"):
         Store.open(path)
+
+
+@pytest.mark.parametrize("name", ["photo_ids.npy", "fc7.npy"])
+def test_a_file_that_is_gone_or_cut_says_how_it_is_mended(tmp_path, name):
+    write_photos(tmp_path / "photos", range(5))
+    store = tmp_path / "s t"
+    ingest([tmp_path / "photos"], store, device=CPU)
+    mends = f"`mirsearch verify '{store}' --repair SOURCE...` mends it"
+    os.truncate(store / name, (store / name).stat().st_size - 8)
+    with pytest.raises(StoreError, match=mends):
+        Store.open(store)
+    (store / name).unlink()
+    with pytest.raises(StoreError, match=mends):
+        Store.open(store)
