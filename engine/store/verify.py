@@ -199,7 +199,8 @@ def _bad_shape(
         npy.check_file(file, shape, dtype, header_bytes, growing=growing)
     except StoreError as error:
         # What to do about it depends on all that is damaged, and is said at the end.
-        problem = str(error).removeprefix(f"{file}: ").partition(". ")[0] if os.path.lexists(file) else "is absent"
+        said = str(error).removeprefix(f"{file}: ").partition(". ")[0].removesuffix(".")
+        problem = said if os.path.lexists(file) else "is absent"
         return Damage(file=file.name, reason=problem)
     return None
 
