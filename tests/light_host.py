@@ -11,8 +11,8 @@ from typing import Any
 
 # What the project depends on and a GPU host may be without: all but NumPy, CuPy, FAISS, Typer, pydantic and xxhash.
 LACKING = [
-    "PIL", "backports", "duckdb", "h5py", "isal", "llvmlite", "matplotlib", "numba", "orjson", "pyarrow", "rich",
-    "scipy", "threadpoolctl",
+    "PIL", "backports", "duckdb", "h5py", "isal", "llvmlite", "matplotlib", "msgspec", "numba", "orjson", "pyarrow",
+    "rich", "scipy", "threadpoolctl",
 ]  # fmt: skip
 GPU_MEMORY = 8 << 30
 PHOTOS = 320

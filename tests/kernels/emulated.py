@@ -256,7 +256,9 @@ def load() -> Any:
     """The module `kernels.cuda` and its parts, freshly made on the stand-in for CuPy; the real ones stay."""
     names = ["cupy", "kernels.cuda", *(f"kernels.{path.stem}" for path in KERNELS.glob("cuda_*.py"))]
     before = {name: sys.modules.pop(name, None) for name in names}
-    attributes = dict(vars(kernels))
+    parts = [name.removeprefix("kernels.") for name in names[1:]]
+    # `from kernels import cuda_exact` takes what the package has under that name, whatever sys.modules says.
+    attributes = {part: vars(kernels).pop(part) for part in parts if part in vars(kernels)}
     sys.modules["cupy"] = Cupy()
     try:
         return importlib.import_module("kernels.cuda")
@@ -265,6 +267,6 @@ def load() -> Any:
             sys.modules.pop(name, None)
             if module is not None:
                 sys.modules[name] = module
-        for name in set(vars(kernels)) - set(attributes):
-            delattr(kernels, name)
+        for part in parts:
+            vars(kernels).pop(part, None)
         vars(kernels).update(attributes)

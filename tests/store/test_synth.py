@@ -282,7 +282,7 @@ def test_the_same_collection_is_written_anew_and_another_is_refused(tmp_path):
     (tmp_path / "features" / "mine.txt").write_text("mine")
     before = digests(tmp_path)
     there = r"holds another sample collection \(12 photos, seed 1, with images; asked for: "
-    others = {
+    others: dict[str, dict[str, Any]] = {
         "5 photos, seed 1, with images": {"photos": 5, "seed": 1, "images": True},
         "12 photos, seed 2, with images": {"photos": 12, "seed": 2, "images": True},
         "12 photos, seed 1": {"photos": 12, "seed": 1},

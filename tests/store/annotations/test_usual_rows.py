@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -16,7 +17,7 @@ from engine.store.annotations.usual_rows import read_usual
 from engine.store.synth_annotations import documents
 
 # What values are replaced by: all that the reader treats in its own way.
-ODD = [
+ODD: list[Any] = [
     None, True, 0, 1, -3, 7.5, 1e300, 2**70, "", " ", "0", "1", "-1", "16", "1,5", "a&amp;b", "&#32;", "\u00a0", "é",
     "\x1c", "日本", "2009:07:04 12:30:00", "2009-02-30 00:00:00", "2009-00-00 00:00:00", "0000-00-00 00:00:00",
     "2009-7-4 1:2", "12345678901234567890", "1/0", "f/2.8", "91.0", "-0.0", "0.000000", " 5", "+5", "1e2", "nan",
@@ -33,7 +34,7 @@ KEYS = [
 ]  # fmt: skip
 
 
-def check(datas):
+def check(datas: list[bytes]) -> int:
     """Compare the rows of both readers; how many were of the usual form."""
     quick = read_usual(datas)
     assert sorted([*quick.at.tolist(), *quick.others]) == list(range(len(datas)))
@@ -49,7 +50,7 @@ def check(datas):
     return len(quick.at)
 
 
-def says_fail(document):
+def says_fail(document: Any) -> bool:
     return any(isinstance(one, dict) and one.get("stat") == "fail" for one in [document, *document.values()])
 
 
@@ -86,7 +87,7 @@ def test_documents_that_are_none_are_left(sample):
 
 
 def test_keys_in_another_order_and_spaces(sample):
-    def turned(value):
+    def turned(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: turned(one) for key, one in reversed(value.items())}
         return [turned(one) for one in value] if isinstance(value, list) else value
@@ -94,7 +95,7 @@ def test_keys_in_another_order_and_spaces(sample):
     assert check([json.dumps(turned(orjson.loads(one)), indent=1).encode() for one in sample[:60]]) == 60
 
 
-def spots(value):
+def spots(value: Any) -> Any:
     """Every (container, key) in a document."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
@@ -130,7 +131,7 @@ def test_any_change_gives_what_the_tolerant_reader_gives(sample, seed):
     assert check(sound) > 300  # many of them are read by types all the same
 
 
-def entry(tag, label, raw):
+def entry(tag: Any, label: Any, raw: Any) -> Any:
     return {"tagspace": "IFD0", "tagspaceid": 0, "tag": tag, "label": label, "raw": {"_content": raw}}
 
 
@@ -169,7 +170,7 @@ def test_exif_in_many_forms(camera):
 
 
 def test_no_text_moves_to_another_row():
-    def of(*tags):
+    def of(*tags: Any) -> Any:
         listed = [{"raw": one, "_content": one.lower(), "machine_tag": 0} for one in tags]
         return orjson.dumps({"info": {"photo": {"owner": {"nsid": "1@N"}, "tags": {"tag": listed}}, "stat": "ok"}})
 
