@@ -50,7 +50,7 @@ class Texts:
         ends = np.append(np.flatnonzero(np.frombuffer(joined, np.uint8) == 0), len(joined)) - np.arange(count)
         offsets = np.append(0, ends).astype(np.int32)
         return pa.Array.from_buffers(
-            pa.string(), count, [None, pa.py_buffer(memoryview(offsets)), pa.py_buffer(joined.replace(b"\0", b""))]
+            pa.string(), count, [None, pa.py_buffer(offsets.data), pa.py_buffer(joined.replace(b"\0", b""))]
         )
 
 
@@ -87,7 +87,7 @@ def with_nulls(made: Any, missing: Mask) -> Any:
 
     if not missing.any():
         return made
-    valid = pa.py_buffer(memoryview(np.packbits(~missing, bitorder="little")))
+    valid = pa.py_buffer(np.packbits(~missing, bitorder="little").data)
     return pa.Array.from_buffers(made.type, len(made), [valid, *made.buffers()[1:]])
 
 
