@@ -87,9 +87,9 @@ def _block(found: Assignment, folder: Path, photo_ids: npt.NDArray[np.int64], en
     places = list[npt.NDArray[np.int64]]()
     for number in np.unique(part).tolist():
         mine = np.flatnonzero(part == number)
-        tables.append(part_table(folder, found.parts[number].file).take(at[mine]))
+        tables.append(_taken(part_table(folder, found.parts[number].file), at[mine]))
         places.append(mine)
-    gathered = pa.concat_tables(tables).combine_chunks()
+    gathered = pa.concat_tables(tables)
     where = np.empty(len(rows), np.int64)  # entry → row of `gathered`
     if places:
         where[np.concatenate(places)] = np.arange(len(rows))
@@ -97,10 +97,19 @@ def _block(found: Assignment, folder: Path, photo_ids: npt.NDArray[np.int64], en
     gathered, where = _merged(gathered, where, firsts, rows)
     index = np.full(len(photo_ids), -1, np.int64)
     index[rows[firsts]] = where[firsts]
-    taken: Any = pa.array(index, mask=index < 0)
-    table = gathered.take(taken)
+    table = _taken(gathered, index)
     table = table.set_column(0, schema().field(0), pa.array(photo_ids))
     return table.set_column(1, schema().field(1), pa.array(index >= 0))
+
+
+def _taken(table: "pa.Table", index: npt.NDArray[np.int64]) -> "pa.Table":
+    """Rows of a table, all null where the index is below 0; a stretch of rows, as is usual, is not copied."""
+    import pyarrow as pa
+
+    if len(index) and index[0] >= 0 and (np.diff(index) == 1).all():
+        return table.slice(int(index[0]), len(index))
+    taken: Any = pa.array(index, mask=index < 0)
+    return table.combine_chunks().take(taken)
 
 
 def _merged(

@@ -88,13 +88,7 @@ def _read_chunk(task: Task) -> Part:
     part = Part(number=task.chunk.number, file="", photo_ids=np.empty(0, np.int64))
     place, items = task.chunk.place, task.chunk.items
     refused: dict[int, InputError] = {}
-    documents: list[bytes] = []
-    for i, item in enumerate(items):
-        try:
-            documents.append(bytes_of(os.path.join(place, item.name)) if item.data is None else item.data)  # noqa: PTH118
-        except InputError as error:
-            documents.append(b"")
-            refused[i] = error
+    documents = _contents(task.chunk, refused)
     read, table = _rows(task, documents, part, refused)
     part.photo_ids = np.array([items[i].photo_id for i in read], np.int64)
     part.files, part.bytes_read = len(read), sum(len(documents[i]) for i in read)
@@ -104,6 +98,36 @@ def _read_chunk(task: Task) -> Part:
     ]
     _write(task, key, part, table.set_column(0, table.schema.field(0), pa.array(part.photo_ids)))
     return part
+
+
+def _contents(chunk: Chunk, refused: dict[int, InputError]) -> list[bytes]:
+    """The bytes of the files of a chunk; `refused` grows by those that cannot be read."""
+    documents: list[bytes] = []
+    # A name within an open folder is found in half the time of a path.
+    folder = _opened(chunk.place)
+    place = chunk.place if folder is None else ""
+    try:
+        for i, item in enumerate(chunk.items):
+            try:
+                data = item.data
+                if data is None:
+                    data = bytes_of(os.path.join(place, item.name), item.size, folder)  # noqa: PTH118
+                documents.append(data)
+            except InputError as error:
+                documents.append(b"")
+                refused[i] = error
+    finally:
+        if folder is not None:
+            os.close(folder)
+    return documents
+
+
+def _opened(place: str) -> int | None:
+    """A handle of a folder; None for an archive, or where whoever opens the files in it will say why."""
+    try:
+        return os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _rows(
@@ -148,14 +172,20 @@ def read_item(item: Item, data: bytes, mapping: FieldMap | None, part: Part | No
     return annotation
 
 
-def bytes_of(path: str) -> bytes:
-    """The content of an annotation file; InputError when it cannot be read or is too long."""
+def bytes_of(path: str, size: int = 0, folder: int | None = None) -> bytes:
+    """The content of an annotation file; InputError when it cannot be read or is too long.
+
+    size: how long it is thought to be, 0 if that is not known. folder: a handle of the folder that `path` begins in.
+    """
     try:
         # Python's file objects take as long again as the system calls.
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=folder)
         try:
-            data = os.read(handle, _USUAL)
-            while data and len(data) <= LARGEST and (more := os.read(handle, _USUAL)):
+            # What comes short of what was asked for is all there is.
+            data = os.read(handle, min(size, LARGEST) + 1 if size else _USUAL)
+            while (
+                (not size or len(data) > size) and data and len(data) <= LARGEST and (more := os.read(handle, _USUAL))
+            ):
                 data += more
         finally:
             os.close(handle)

@@ -8,10 +8,11 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from engine.errors import InputError
 from engine.store.annotations.archived import Archived, read_archive
@@ -25,8 +26,7 @@ _NAME = re.compile(r"(?:(\d{1,18})\.json|(tags|exif)?_?(\d{1,18})\.txt)", re.IGN
 _ARCHIVE = re.compile(r".*\.(tar|tgz|tbz2?|tzst|zip|tar\.(gz|bz2|zst))", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
+class Item(NamedTuple):  # a million of them are made and sent to other processes
     """One annotation file. name: within its chunk's place. data: its bytes, if it came out of an archive.
 
     size, changed: its bytes, and when it was changed in nanoseconds, if it is a file of its own.
@@ -90,7 +90,7 @@ class Finder:
                 )
                 continue
             waiting += sorted(below, key=_by_number, reverse=True)
-            files.sort(key=lambda item: (item.photo_id, item.name))
+            files.sort(key=_BY_ID)
             for items in _bounded(files):
                 yield self._chunk(folder, items)
             for path in sorted(others, key=_by_number):
@@ -99,20 +99,25 @@ class Finder:
     def _list(self, folder: str) -> tuple[list[str], list[Item], list[str]]:
         """Folders, annotation files and archives in a folder; nothing when it was looked into before."""
         below, files, others = list[str](), list[Item](), list[str]()
-        status = os.stat(folder)  # noqa: PTH116
-        if (status.st_dev, status.st_ino) in self._seen:
-            return below, files, others
-        self._seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _is_dir(entry):
-                    below.append(entry.path)
-                elif item := item_in(folder, entry.name):
-                    files.append(_measured(item, entry))
-                elif _ARCHIVE.fullmatch(entry.name):
-                    others.append(entry.path)
-                else:
-                    self.ignored += 1
+        # By a handle of it: to ask for a file's size by its path takes twice as long.
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            status = os.fstat(handle)
+            if (status.st_dev, status.st_ino) in self._seen:
+                return below, files, others
+            self._seen.add((status.st_dev, status.st_ino))
+            with os.scandir(handle) as entries:
+                for entry in entries:
+                    if _is_dir(entry):
+                        below.append(os.path.join(folder, entry.name))  # noqa: PTH118
+                    elif item := item_in(folder, entry.name):
+                        files.append(_measured(item, entry))
+                    elif _ARCHIVE.fullmatch(entry.name):
+                        others.append(os.path.join(folder, entry.name))  # noqa: PTH118
+                    else:
+                        self.ignored += 1
+        finally:
+            os.close(handle)
         return below, files, others
 
     def _file(self, path: Path, *, named: bool) -> Iterator[Chunk]:
@@ -127,7 +132,7 @@ class Finder:
         self._seen.add((status.st_dev, status.st_ino))
         item = item_in(str(path.parent), path.name)
         if named and item and stat.S_ISREG(status.st_mode):
-            item = replace(item, size=status.st_size, changed=status.st_mtime_ns)
+            item = item._replace(size=status.st_size, changed=status.st_mtime_ns)
             yield self._chunk(str(path.parent), [item])
         elif kind_of(os.fsencode(path)) is None:
             reason = "neither a .json file named by a photo id nor a tar or zip archive by its first bytes"
@@ -144,7 +149,7 @@ class Finder:
             item = item_in(folder, base)
             if item is None:
                 continue
-            items.append(replace(item, name=name, data=data))
+            items.append(item._replace(name=name, data=data))
             held += len(data)
             if len(items) >= CHUNK_FILES or held >= CHUNK_BYTES:
                 self.position = before + found.position
@@ -178,11 +183,13 @@ def _measured(item: Item, entry: "os.DirEntry[str]") -> Item:
         status = entry.stat()
     except OSError:  # whoever reads it says why
         return item
-    return Item(name=item.name, photo_id=item.photo_id, kind=item.kind, size=status.st_size, changed=status.st_mtime_ns)
+    return Item(item.name, item.photo_id, item.kind, status.st_size, status.st_mtime_ns)
 
 
 def item_in(folder: str, name: str) -> Item | None:
     """What a file of a folder is by its name and those of the folders; None for no annotation file."""
+    if name.endswith(".json") and (digits := name[:-5]).isdecimal() and digits.isascii() and len(digits) <= 18:
+        return Item(name, int(digits), "json")
     match = _NAME.fullmatch(name)
     if match is None:
         return None
@@ -192,6 +199,7 @@ def item_in(folder: str, name: str) -> Item | None:
     return Item(name=name, photo_id=int(match[3]), kind=kind) if kind else None
 
 
+_BY_ID = itemgetter(1, 0)
 _KINDS: dict[str, Kind] = {"tags": "tags", "tags_raw": "tags", "exif": "exif", "exif_raw": "exif"}
 
 
