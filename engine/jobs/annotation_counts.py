@@ -91,7 +91,7 @@ class Counts:
             self.fields[name] += int(mask.sum())
         groups = pc.list_flatten(batch["groups"])
         for name, keys, labels in (
-            ("tags", pc.list_flatten(batch["tags"]), None),
+            ("tags", _once(batch["tags"]), None),
             ("groups", pc.struct_field(groups, "id"), pc.struct_field(groups, "title")),
             ("cameras", batch["camera"], None),
             ("licences", batch["licence"], None),
@@ -123,6 +123,15 @@ class Counts:
         cells = np.floor((degrees - corner) / CELL).astype(np.int64)
         cells = np.minimum(cells, np.array(self.places.shape) - 1)
         np.add.at(self.places, (cells[:, 0], cells[:, 1]), 1)
+
+
+def _once(lists: Any) -> Any:
+    """The items of lists, each once a list: "canon" and "Canon" are one tag of a photo, though typed as two."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    items = pa.table({"list": pc.list_parent_indices(lists), "item": pc.list_flatten(lists)})
+    return items.group_by(["list", "item"], use_threads=False).aggregate([])["item"].combine_chunks()
 
 
 def _said(texts: Any) -> npt.NDArray[np.bool_]:

@@ -58,7 +58,7 @@ def test_the_commonest_are_those_of_a_plain_count(sample, monkeypatch):
     monkeypatch.setattr(annotation_counts, "_MERGE", 100)  # so that parts are added up on the way
     stats = annotation_stats(store, top=15)
     plain = {
-        "tags": Counter(tag for one in found for tag in one.get("tags") or []),
+        "tags": Counter(tag for one in found for tag in set(one.get("tags") or [])),
         "groups": Counter(group["id"] for one in found for group in one.get("groups") or []),
         "cameras": Counter(one["camera"] for one in found if one.get("camera")),
         "licences": Counter(one["licence"] for one in found if one.get("licence")),
@@ -72,6 +72,14 @@ def test_the_commonest_are_those_of_a_plain_count(sample, monkeypatch):
         assert (top.entries, top.distinct) == (sum(counts.values()), len(counts))
     assert all(entry.label == names[entry.key] for entry in stats.tops["groups"].most)
     assert stats.tops["tags"].photos == sum(bool(one.get("tags")) for one in found)
+
+
+def test_a_tag_that_was_typed_twice_is_one_of_the_photo(tmp_path):
+    store = annotated_store(
+        tmp_path / "store", [parse({"tags": ["Canon", "canon", "sea"]}), parse({"tags": ["canon"]})]
+    )
+    top = annotation_stats(store).tops["tags"]
+    assert [(entry.key, entry.photos) for entry in top.most] == [("canon", 2), ("sea", 1)]
 
 
 def test_places_and_months(sample):

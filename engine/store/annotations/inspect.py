@@ -126,6 +126,8 @@ class _Look:
         self.count(whole)
         here: set[Steps] = set()
         for steps, value in _walk(document, (), 0):
+            if not steps:  # of a document in which nothing stands
+                continue
             known = self.paths.get(steps)
             if known is None:
                 if len(self.paths) >= _MOST_PATHS:

@@ -37,6 +37,11 @@ def test_what_is_read_and_what_is_not(tmp_path):
     assert found.fields["title"] == 2 and found.fields["exif"] == 1
 
 
+def test_a_document_in_which_nothing_stands_is_counted(tmp_path):
+    found = inspected(tmp_path, [{}, {"title": "t"}])
+    assert found.files == 2 and [path.path for path in found.paths] == ["title"]
+
+
 def test_two_places_of_the_same_are_both_understood(tmp_path):
     found = inspected(tmp_path, [{"photo": {"dateuploaded": "1100897479", "dates": {"posted": "1100897479"}}}])
     assert {path.path: path.fields for path in found.paths} == {
