@@ -66,7 +66,7 @@ def alive(process: int) -> bool:
 
 
 def test_a_killed_synth_takes_its_workers_along_and_can_be_run_again(tmp_path: Path) -> None:
-    words = ["synth", str(tmp_path / "sample"), "--photos", "40000"]
+    words = ["synth", str(tmp_path / "sample"), "--photos", "4000"]
     process = subprocess.Popen([*MIRSEARCH, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list((tmp_path / "sample" / "features").glob("*/*.dat")):
         assert process.poll() is None
@@ -79,7 +79,6 @@ def test_a_killed_synth_takes_its_workers_along_and_can_be_run_again(tmp_path: P
     while any(map(alive, children)) and time.monotonic() < workers_end:
         time.sleep(0.05)
     assert not any(map(alive, children))
-    words[-1] = "50"
     again = subprocess.run([*MIRSEARCH, *words], capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
 
