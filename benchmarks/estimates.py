@@ -208,6 +208,8 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", default=list(KNOWN), choices=list(KNOWN))
     parser.add_argument("--targets", nargs="+", type=float, default=list(TARGETS))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--no-other-codes", action="store_true", help="leave out the indices with other codes")
+    parser.add_argument("--keep", action="store_true", help="leave the store where it is, as DIR/estimated")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
     trial = Trial(options.dir, options.photos)
@@ -222,11 +224,13 @@ def main() -> None:
             trial.build(layer)
             trial.query(layer, file)
     for layer in files:
-        trial.other_refines(layer)
+        if not options.no_other_codes:
+            trial.other_refines(layer)
         trial.truth(layer)
     first = options.layers[0]
     tuned = tuning(trial, first, files[first], tuple(options.targets))
-    shutil.rmtree(trial.store)
+    if not options.keep:
+        shutil.rmtree(trial.store)
     document = {
         "figures": [
             {"group": key[0], "name": key[1], "estimated": trial.estimated[key], "measured": values}
