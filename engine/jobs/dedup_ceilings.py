@@ -3,7 +3,7 @@
 A row x of unit length is p + r, p on the axes of an index's PCA and r at right angles to them. So x·y = p·p′ + r·r′
 ≤ p·p′ + |r| |r′|, by Cauchy and Schwarz: the inner product of the vectors (p, |r|), which are of unit length
 themselves and here called ceilings. 257 numbers bound a product of 4,096, and |(p, |r|) − (p′, |r′|)| ≤ |x − y|.
-The same with the leading 64 of these numbers and the length of the others gives short ceilings, which are never lower.
+The same with the leading 128 of these numbers and the length of the others gives short ceilings, which are never lower.
 The same pass sums the bytes of each row.
 """
 
@@ -27,7 +27,7 @@ BLOCK_ROWS = 4096
 # Rounding: the squared length of what the axes leave is a difference of numbers near 1, in float32 right to about
 # 10⁻⁶. So much is added to it, and taken from every threshold that a ceiling is held against.
 SLACK = 1e-5
-LEADING = 64
+LEADING, FIRST = 128, 64
 _MINUS_ZERO = np.iinfo(np.int32).min  # the bits of −0.0
 
 
@@ -36,17 +36,14 @@ class Ceilings:
     """vectors: (n, width) float32, those of all layers side by side, each times the root of its weight; width 0: none.
 
     short: (n, c + 1) float32, the columns of `vectors` that hold most of the distances, and the length of all others.
-    sums: (n, 2) uint64, XXH3 with 128 bits of each photo's rows, in which −0.0 is 0.0.
+    sums: (n, 2) uint64, XXH3 with 128 bits of each photo's rows, in which −0.0 is 0.0. points: (n, c′) float32, those
+    columns of `short` that hold most of them again.
     """
 
     vectors: Any
     short: Any
     sums: Any
-
-    @property
-    def leading(self) -> Any:
-        """The leading columns alone, (n, c) float32: no two of them lie farther apart than the rows do."""
-        return self.short[:, :-1]
+    points: Any
 
 
 def ceilings_of(
@@ -57,7 +54,8 @@ def ceilings_of(
     if len(axes) < len(photos.layers):
         axes = []
     widths = [part.shape[1] + 1 for part in axes]
-    leading = _leading(widths)
+    first = _columns(widths, 0, FIRST)
+    leading = np.concatenate([first, _columns(widths, FIRST, LEADING)])
     n = len(photos)
     vectors = unfinished.array("ceilings.f32", (n, sum(widths)), "<f4")
     short = unfinished.array("short.f32", (n, len(leading) + 1 if axes else 0), "<f4")
@@ -69,13 +67,17 @@ def ceilings_of(
             _fill(photos, axes, leading, rows, *written)
             unfinished.done("rows", block, *written)
         progress("read the rows", part.stop, n)
-    return Ceilings(vectors=vectors, short=short, sums=sums)
+    return Ceilings(vectors=vectors, short=short, sums=sums, points=short[:, : len(first)])
 
 
-def _leading(widths: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The first columns of each layer's vectors, whose axes come in the order of their variance."""
-    begins = np.cumsum([0, *widths])[:-1]
-    each = [start + np.arange(min(LEADING // len(widths), width)) for start, width in zip(begins, widths, strict=True)]
+def _columns(widths: Sequence[int], start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Of the columns of vectors of these widths side by side those from `start` to `stop`, shared among the layers.
+
+    The axes of each layer come in the order of their variance.
+    """
+    begins = np.cumsum([0, *widths])[:-1].tolist()
+    spans = ((min(at // len(widths), width) for at in (start, stop)) for width in widths)
+    each = [begin + np.arange(*span) for begin, span in zip(begins, spans, strict=True)]
     return np.concatenate([np.empty(0, np.int64), *each])
 
 

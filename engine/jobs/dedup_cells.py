@@ -5,7 +5,7 @@ between them: x lies on one side of it and y on the other, so d(x, H) + d(y, H) 
 apart one is therefore at most δ/2 from H, and is compared with the other's cell. With s(x, a) = x·a − |a|²/2,
 d(x, H) = (s(x, a) − s(x, b)) / |a − b|: the rule of generalised hyperplanes (J. Uhlmann, "Satisfying general proximity
 / similarity queries with metric trees", Inf. Process. Lett. 40, 1991), used from both sides. All of it holds in any
-subspace, since distances there are no longer; the leading columns of the ceilings are used.
+subspace, since distances there are no longer; the first columns of the short ceilings are used.
 """
 
 import math
@@ -68,7 +68,7 @@ def cell_count(photos: int) -> int:
 
 def cells_of(ceilings: Ceilings, among: I64, threshold: float, progress: Progress = silent) -> Cells:
     """Cells of the photos `among` (ascending), such that every pair with a ceiling of at least the threshold meets."""
-    points = ceilings.leading
+    points = ceilings.points
     pivots = _pivots(points, among, cell_count(len(among)))
     apart = np.sqrt(max(2 + 4 * SLACK - 2 * (threshold - SLACK), 0.0))
     half = (pivots * pivots).sum(axis=1) / 2
