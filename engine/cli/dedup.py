@@ -93,8 +93,9 @@ def dedup(
     from engine.jobs.copy_metrics import score_against_truth
     from engine.jobs.decisions import Decisions
     from engine.jobs.dedup import DedupSpec, find_duplicates
+    from engine.jobs.dedup_out import answers_in
     from engine.jobs.keep import check_keep, choose_kept
-    from engine.jobs.report import ReportSpec, check_outputs, write_duplicates
+    from engine.jobs.report import ReportSpec, write_duplicates
     from engine.store.outside import check_outside
     from engine.store.store import Store
 
@@ -114,14 +115,13 @@ def dedup(
         if path is not None:
             check_outside(path, out)
     searcher = _searcher(opened, (layer, name, weights), settled, exhaustive=exhaustive)
-    check_outputs(out, images)
     unfinished = out / dedup_files.FOLDER
     if query_store is not None:
-        _between(searcher, spec, (Store.open(query_store), out, unfinished), settled, json_=json_)
+        with answers_in(out, kind="known"):
+            _between(searcher, spec, (Store.open(query_store), out, unfinished), settled, json_=json_)
         return
-    rule = check_keep(keep, opened, images)
-    with Reporter() as reporter:
-        progress = TimeLeft(reporter)
+    with answers_in(out, images), Reporter() as reporter:
+        rule, progress = check_keep(keep, opened, images), TimeLeft(reporter)
         found = find_duplicates(searcher, spec, progress, unfinished=unfinished, device=str(settled))
         planted = score_against_truth(found, truth) if truth else None
         if rule:

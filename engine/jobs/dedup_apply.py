@@ -11,9 +11,10 @@ import numpy as np
 
 from engine.errors import InputError
 from engine.jobs.decisions import Decisions
+from engine.jobs.dedup_out import write_together
 from engine.jobs.groups import DuplicateGroup
 from engine.jobs.removal import REMOVED_KINDS, Removal, plan_removal
-from engine.jobs.report import write_ids, write_together
+from engine.jobs.report import write_ids
 from engine.jobs.report_data import KINDS
 from engine.jobs.store_mark import check_mark
 from engine.store.change import RemoveReport, read_id_list, remove
@@ -100,6 +101,11 @@ def _summary(folder: Path) -> dict[str, Any]:
     path = folder / "summary.json"
     try:
         summary = json.loads(path.read_bytes())
+        if isinstance(summary, dict) and "query_store" in summary:
+            raise InputError(
+                f"{folder}: holds the answers of a run with --query-store, which groups nothing. Expected the --out "
+                "folder of `mirsearch dedup` without it."
+            )
         named = {"store": str, "layer": str, "made_of": dict, "groups": int}
         if not all(isinstance(summary[name], kind) for name, kind in named.items()):
             raise TypeError
@@ -107,6 +113,8 @@ def _summary(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: holds no summary.json, expected the --out folder of `mirsearch dedup`") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}). {_AGAIN}") from None
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"{path}: is not the summary that this `mirsearch dedup` writes. {_AGAIN}") from None
     found: dict[str, Any] = summary

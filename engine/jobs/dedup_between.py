@@ -19,11 +19,11 @@ from engine.jobs.dedup import Clock, DedupSpec, best_scores, job_of
 from engine.jobs.dedup_ceilings import ceilings_of
 from engine.jobs.dedup_files import Unfinished
 from engine.jobs.dedup_near import NearPairs
+from engine.jobs.dedup_out import check_outputs, write_text, write_together
 from engine.jobs.dedup_photos import F32, I64, Photos, indices_of, searcher_of
 from engine.jobs.dedup_threshold import ThresholdChoice
 from engine.jobs.groups import equal_rows
 from engine.jobs.needed import need
-from engine.jobs.report import write_together
 from engine.progress import Progress, silent
 from engine.store.store import Store
 from engine.version import VERSION
@@ -132,7 +132,11 @@ def _result(photos: Photos, mine: I64, found: tuple[I64, F32, I64], **more: Any)
 
 
 def write_known(known: KnownPhotos, out: Path) -> dict[str, Path]:
-    """Write pairs.parquet, known.txt, new.txt and summary.json into a folder; their paths by name."""
+    """Write pairs.parquet, known.txt, new.txt and summary.json into a folder; their paths by name.
+
+    InputError where it holds the answers of a search within one store.
+    """
+    check_outputs(out, kind="known")
     columns = {
         "query_photo_id": np.ascontiguousarray(known.pairs[:, 0]),
         "photo_id": np.ascontiguousarray(known.pairs[:, 1]),
@@ -147,15 +151,11 @@ def write_known(known: KnownPhotos, out: Path) -> dict[str, Path]:
 
     writers: dict[str, Callable[[BinaryIO], None]] = {
         "pairs.parquet": table,
-        "known.txt": partial(_write, "".join(f"{photo}\n" for photo in known.known.tolist())),
-        "new.txt": partial(_write, "".join(f"{photo}\n" for photo in known.unknown.tolist())),
-        "summary.json": partial(_write, json.dumps(summary_of(known), indent=1) + "\n"),
+        "known.txt": partial(write_text, text="".join(f"{photo}\n" for photo in known.known.tolist())),
+        "new.txt": partial(write_text, text="".join(f"{photo}\n" for photo in known.unknown.tolist())),
+        "summary.json": partial(write_text, text=json.dumps(summary_of(known), indent=1) + "\n"),
     }
     return write_together(out, writers)
-
-
-def _write(text: str, file: BinaryIO) -> None:
-    file.write(text.encode(errors="replace"))  # the name of a folder may hold bytes that are no text
 
 
 def summary_of(known: KnownPhotos) -> dict[str, Any]:

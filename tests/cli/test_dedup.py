@@ -87,8 +87,12 @@ def test_new_against_old(run: Run, collection: Path, tmp_path: Path) -> None:
     assert (summary["known"], summary["new"], summary["query_photos"]) == (30, 10, 40)
     assert (tmp_path / "out" / "new.txt").read_text().split() == [str(9_000 + i) for i in range(10)]
     assert run(*words, "--out", tmp_path / "said").stdout.count("30 of 40 photos") == 1
+    mixed = run(*words[:4], "--out", tmp_path / "out", "--device", "cpu")
+    assert mixed.exit_code == 1 and mixed.stderr.count("\n") == 1 and "holds known.txt, new.txt" in mixed.stderr
+    assert not (tmp_path / "out" / "groups.jsonl").exists()
     itself = run("dedup", old.path, "--layer", "fc8", "--query-store", old.path, "--out", tmp_path / "x")
     assert itself.exit_code == 1 and "is the store that is searched" in itself.stderr
+    assert not (tmp_path / "x").exists()
 
 
 SMALL = """
