@@ -185,7 +185,15 @@ def _between(
     say_facts(
         f"{len(known.known):,} of {new.photos:,} photos of {new.path} are in {searcher.store.path}",
         [
-            ("pairs", f"{len(known.pairs):,}, {int(known.exact.sum()):,} of them exact"),
+            (
+                "pairs",
+                f"{len(known.pairs):,}, {int(known.exact.sum()):,} of them exact"
+                + (
+                    f"; {known.unlisted:,} more of photos of which too many are identical are not listed"
+                    if known.unlisted
+                    else ""
+                ),
+            ),
             _threshold_facts(known.threshold_choice),
             _rate_facts(new.photos + searcher.store.photos, known.seconds),
             device_facts(device),

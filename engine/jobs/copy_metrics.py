@@ -11,7 +11,7 @@ way of others, and that was not planted itself, is neither right nor wrong.
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
+from engine.jobs.decisions import rows_among
 from engine.store.synth_copies import KINDS
 from engine.store.synth_edits import EDIT_KINDS
 
@@ -114,13 +115,14 @@ class TruthReport:
 class FoundPairs:
     """What is scored: pairs (m, 2), a < b, each once; scores (m,), higher is more alike; copies as in `Duplicates`.
 
-    groups: the photo ids of each; none unless given.
+    groups: the photo ids of each; none unless given. judged: (j, 2), a < b: left out, identical photos among them.
     """
 
     pairs: I64
     scores: npt.NDArray[np.floating]
     copies: I64
     groups: tuple[tuple[int, ...], ...] = ()
+    judged: I64 = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 def micro_average_precision(scores: npt.NDArray[np.floating], right: Mask, planted: int) -> float:
@@ -216,14 +218,14 @@ def _scores_of(pairs: I64, found: FoundPairs) -> F64:
         at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
         if len(known):
             result = np.where(known[at] == wanted, scores[at], result)
-    return result
+    return np.where(rows_among(pairs, found.judged), np.nan, result)
 
 
 def score_against_truth(duplicates: "Duplicates", truth_path: Path) -> TruthReport:
     """All figures of what `find_duplicates` found; InputError names a line of the truth that is not as it must be."""
     found = FoundPairs(
         pairs=duplicates.pairs, scores=duplicates.scores, copies=duplicates.copies,
-        groups=tuple(group.photo_ids for group in duplicates.groups),
+        groups=tuple(group.photo_ids for group in duplicates.groups), judged=duplicates.judged,
     )  # fmt: skip
     return score_pairs(found, read_truth(truth_path))
 

@@ -69,10 +69,10 @@ class Decisions:
 
     def are_different(self, pairs: I64) -> npt.NDArray[np.bool_]:
         """Which pairs (m, 2) of photo ids were judged no duplicates, (m,)."""
-        return _found(np.sort(pairs, axis=1), self.different)
+        return rows_among(np.sort(pairs, axis=1), self.different)
 
 
-def _found(pairs: I64, among: I64) -> npt.NDArray[np.bool_]:
+def rows_among(pairs: I64, among: I64) -> npt.NDArray[np.bool_]:
     """Which rows of `pairs` (m, 2) are rows of `among` (d, 2) too, (m,)."""
     if not len(pairs) or not len(among):
         return np.zeros(len(pairs), np.bool_)

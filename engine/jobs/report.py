@@ -126,7 +126,7 @@ def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Re
         "photos_in_groups": duplicates.grouped,
         "photos_identical_to_another": len(duplicates.copies),
         "keep": spec.keep,
-        "pairs_judged_different": duplicates.judged,
+        "pairs_judged_different": len(duplicates.judged),
         "decisions": len(spec.decisions) if spec.decisions else 0,
         "photos_to_keep": len(removal.keep),
         "photos_to_drop": len(removal.drop),
