@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from engine.cli.console import Reporter, TimeLeft, say_facts, say_json
+from engine.cli.console import Reporter, TimeLeft, say_facts, say_json, warn
 from engine.cli.dedup_apply import apply
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
@@ -115,6 +115,8 @@ def dedup(
         if path is not None:
             check_outside(path, out)
     searcher = _searcher(opened, (layer, name, weights), settled, exhaustive=exhaustive)
+    for doubt in told.doubts(opened):
+        warn(doubt)
     unfinished = out / dedup_files.FOLDER
     if query_store is not None:
         with answers_in(out, kind="known"):

@@ -23,6 +23,7 @@ from engine.jobs.report_data import KINDS, Listing
 from engine.jobs.report_figures import short
 from engine.jobs.report_page import PageSpec, page
 from engine.jobs.store_mark import mark_of
+from engine.store.manifest import digest
 from engine.store.store import Store
 from engine.version import VERSION
 
@@ -54,10 +55,11 @@ def write_duplicates(
     check_outputs(out, spec.images)
     removal = plan_removal(duplicates.groups, spec.decisions)
     lines = list(map(_group_line, duplicates.groups))
-    summary = _summary(duplicates, store, spec, removal) | {"report": _report_id(store, lines)}
+    report = _report_id(store, lines)
+    summary = _summary(duplicates, store, spec, removal) | {"report": report, "groups_xxh3": digest(b"".join(lines))}
     writers: dict[str, Callable[[BinaryIO], None]] = {
         "groups.jsonl": lambda file: file.writelines(lines),
-        "pairs.parquet": lambda file: _write_pairs(duplicates, file),
+        "pairs.parquet": lambda file: _write_pairs(duplicates, report, file),
         "summary.json": lambda file: write_text(file, json.dumps(summary, indent=1) + "\n"),
         "keep.txt": lambda file: write_ids(file, removal.keep),
         "drop.txt": lambda file: write_ids(file, removal.drop),
@@ -88,7 +90,7 @@ def _group_line(group: DuplicateGroup) -> bytes:
     return (json.dumps(entry) + "\n").encode()
 
 
-def _write_pairs(duplicates: Duplicates, file: BinaryIO) -> None:
+def _write_pairs(duplicates: Duplicates, report: str, file: BinaryIO) -> None:
     parquet = need("pyarrow.parquet", "pyarrow")
     columns = {
         "photo_id_a": np.ascontiguousarray(duplicates.pairs[:, 0]),
@@ -96,7 +98,8 @@ def _write_pairs(duplicates: Duplicates, file: BinaryIO) -> None:
         "score": duplicates.scores,
         "burst": np.zeros(len(duplicates.pairs), np.bool_) if duplicates.bursts is None else duplicates.bursts,
     }
-    parquet.write_table(need("pyarrow", "pyarrow").table(columns), file)
+    table = need("pyarrow", "pyarrow").table(columns).replace_schema_metadata({"report": report})
+    parquet.write_table(table, file)
 
 
 def _report_id(store: Store, lines: Iterable[bytes]) -> str:
