@@ -74,10 +74,11 @@ class Duplicates:
     """The duplicates of a store.
 
     pairs: (m, 2) int64 photo ids, a < b, ascending, each once. scores: (m,) float32, their cosines, 1 for identical
-    photos. bursts: (m,) bool, taken by one owner within minutes, if annotations say so. groups: by size descending.
-    copies: (c, 2) int64, each photo whose row has the very same values as that of a lower photo id, and the lowest such
-    id. photos: in the store, without the removed ones, which are in nothing here. judged: pairs left out as they were
-    judged to be none. resumed: blocks of an interrupted run. seconds: by phase. metric: of the index.
+    photos. bursts: (m,) bool, several shots of one owner within minutes, if annotations say so. groups: by size
+    descending. copies: (c, 2) int64, each photo whose row has the very same values as that of a lower photo id, and the
+    lowest such id. photos: in the store, without the removed ones, which are in nothing here. judged: (j, 2) int64,
+    pairs that would be duplicates and were judged to be none: they are in no group and not in `pairs`. resumed: blocks
+    of an interrupted run. seconds: by phase. metric: of the index.
     """
 
     pairs: I64
@@ -148,8 +149,8 @@ def find_duplicates(
     progress("group", 0, 0, unit="pairs")
     told = spec.decisions or Decisions()
     found = grouped(
-        photos.ids[near[good]], scores[good], copies_of(lowest, photos.ids), partial(burst_pairs, searcher.store),
-        spec.groups, told,
+        photos.ids[near[good]], scores[good], copies_of(lowest, photos.ids),
+        partial(burst_pairs, searcher.store, copies=choice.copies), spec.groups, told,
     )  # fmt: skip
     clock.lap("group")
     every = Duplicates(

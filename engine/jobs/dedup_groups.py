@@ -13,7 +13,7 @@ from engine.jobs.groups import DuplicateGroup, group_photos, in_order
 from engine.jobs.identical import F32, I64, expand, judged_pairs, wholly_judged
 
 Grouping = Literal["medoid", "complete", "components"]
-Bursts = Callable[[I64], npt.NDArray[np.bool_]]
+Bursts = Callable[[I64, F32], npt.NDArray[np.bool_]]
 _GROUPS: dict[Grouping, Callable[[I64, F32, I64], tuple[DuplicateGroup, ...]]] = {
     "medoid": group_photos,
     "complete": groups_linked.complete,
@@ -27,8 +27,8 @@ def grouped(
     """The pairs, scores, groups, copies, bursts and judged of `dedup.Duplicates`, whose groups are still to be parted.
 
     near: (m, 2) pairs of photo ids, each the lowest of its class; scores: (m,). copies: of `identical.copies_of`.
-    bursts: says which pairs (p, 2) of photo ids are of a burst. A verdict is about its two photos alone: classes stay
-    together as long as any photo of one is a duplicate of any of the other.
+    bursts: says which pairs (p, 2) of photo ids with their scores (p,) are of a burst. A verdict is about its two
+    photos alone: classes stay together as long as any photo of one is a duplicate of any of the other.
     """
     distinct = np.sort(near, axis=1)
     order = np.lexsort((distinct[:, 1], distinct[:, 0]))
@@ -36,7 +36,7 @@ def grouped(
     judged = judged_pairs(distinct, copies, decisions)
     kept = ~wholly_judged(distinct, copies, judged)
     distinct, scores = distinct[kept], scores[kept]
-    burst = bursts(distinct)
+    burst = bursts(distinct, scores)
     make = _GROUPS[grouping]
     groups = make(distinct[~burst], scores[~burst], copies)
     # Photos of a burst that are in no group of copies yet.
@@ -46,5 +46,5 @@ def grouped(
     pairs, every = expand(distinct, scores, copies, decisions)
     return {
         "pairs": pairs, "scores": every, "groups": in_order(groups), "copies": copies,
-        "bursts": bursts(pairs) & (every < 1), "judged": judged,
+        "bursts": bursts(pairs, every) & (every < 1), "judged": judged,
     }  # fmt: skip

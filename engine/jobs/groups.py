@@ -22,7 +22,7 @@ class DuplicateGroup:
 
     photo_ids: ascending, the representative among them. min_score: the least score of a member with the
     representative, 1 for identical photos; of any pair of the group where groups are components or complete. kind:
-    exact, all are identical; burst, taken by one owner within minutes; or copy.
+    exact, all are identical; burst, several shots of one owner within minutes; or copy.
     """
 
     representative: int

@@ -53,7 +53,7 @@ def found_of(near: Scored, members: list[list[int]], decisions: Decisions, group
     copies = np.array([(p, one[0]) for one in members for p in one[1:]], np.int64).reshape(-1, 2)
     fields = grouped(
         np.array(list(near), np.int64).reshape(-1, 2), np.array(list(near.values()), np.float32),
-        copies[np.argsort(copies[:, 0])], lambda pairs: np.zeros(len(pairs), np.bool_), grouping, decisions,
+        copies[np.argsort(copies[:, 0])], lambda pairs, _: np.zeros(len(pairs), np.bool_), grouping, decisions,
     )  # fmt: skip
     return parted(replace(duplicates([]), **fields), decisions)
 
