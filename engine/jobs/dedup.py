@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from engine.jobs.decisions import Decisions
 from engine.jobs.dedup_bursts import burst_pairs
 from engine.jobs.dedup_ceilings import ceilings_of
 from engine.jobs.dedup_files import Unfinished
-from engine.jobs.dedup_groups import Grouping, grouped
+from engine.jobs.dedup_groups import GROUPINGS, Grouping, grouped
 from engine.jobs.dedup_near import NearPairs
 from engine.jobs.dedup_normalise import normalised
 from engine.jobs.dedup_photos import F32, I64, Photos, indices_of, searcher_of
@@ -65,8 +65,8 @@ class DedupSpec:
             raise InputError(f"--false-pairs {self.false_pairs}: expected a rate between 0 and 1, such as 0.001")
         if self.threshold is not None and self.false_pairs is not None:
             raise InputError("--threshold beside --false-pairs: choose one")
-        if self.groups not in get_args(Grouping):
-            raise InputError(f"--groups {self.groups}: expected one of {', '.join(get_args(Grouping))}")
+        if self.groups not in GROUPINGS:
+            raise InputError(f"--groups {self.groups}: expected one of {', '.join(GROUPINGS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +103,16 @@ class Duplicates:
     def grouped(self) -> int:
         """How many photos are in groups."""
         return len({photo for group in self.groups for photo in group.photo_ids})
+
+    @property
+    def ungrouped(self) -> int:
+        """How many photos are in pairs and in no group.
+
+        Those that each is alike to, or of one burst with, are in groups around others, or were judged different from
+        somebody there.
+        """
+        held = np.fromiter((photo for group in self.groups for photo in group.photo_ids), np.int64)
+        return len(np.setdiff1d(self.pairs, held))
 
 
 def find_duplicates(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from engine.jobs.groups import DuplicateGroup, group_photos, in_order
 from engine.jobs.identical import F32, I64, expand, judged_pairs, wholly_judged
 
 Grouping = Literal["medoid", "complete", "components"]
+GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
 Bursts = Callable[[I64, F32], npt.NDArray[np.bool_]]
 _GROUPS: dict[Grouping, Callable[[I64, F32, I64], tuple[DuplicateGroup, ...]]] = {
     "medoid": group_photos,

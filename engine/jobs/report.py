@@ -127,6 +127,7 @@ def _summary(duplicates: Duplicates, store: Store, spec: ReportSpec, removal: Re
         "groups": len(duplicates.groups),
         "groups_by_kind": {kind: kinds[kind] for kind in KINDS},
         "photos_in_groups": duplicates.grouped,
+        "photos_in_pairs_alone": duplicates.ungrouped,
         "photos_identical_to_another": len(duplicates.copies),
         "keep": spec.keep,
         "pairs_judged_different": len(duplicates.judged),

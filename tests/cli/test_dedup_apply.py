@@ -72,7 +72,6 @@ def test_from_a_search_to_removed_photos_and_back(run: Run, store: Path, collect
 def test_what_cannot_be_is_said_in_one_line(run: Run, store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, expected in [
-        (("--keep", "newest"), "--keep newest: expected one of"),
         (("--keep", "largest"), "--images DIR"),
         (("--keep", "oldest"), "has none"),
         (("--decisions", tmp_path / "absent.json"), "no such file"),

@@ -15,7 +15,8 @@ from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec
 from engine.jobs import identical
-from engine.jobs.copy_metrics import CopyTruth, FoundPairs, score_pairs
+from engine.jobs.copy_metrics import FoundPairs, score_pairs
+from engine.jobs.copy_truth import CopyTruth
 from engine.jobs.decisions import Decisions
 from engine.jobs.dedup import DedupSpec, Duplicates, find_duplicates
 from engine.jobs.dedup_groups import Grouping, grouped
