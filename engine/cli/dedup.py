@@ -15,6 +15,7 @@ from engine.cli.options import (
     LayerOption,
     NameOption,
     StoreArgument,
+    WeightsOption,
     index_folder,
     settle,
     several_layers,
@@ -75,10 +76,7 @@ def dedup(
     truth: Annotated[
         Path | None, typer.Option("--truth", help="truth.jsonl of a sample collection.", show_default=False)
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", help="Of the layers of --layer fc7+fc8: 0.7,0.3.", show_default="equal ones"),
-    ] = None,
+    weights: WeightsOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
     json_: JsonOption = False,

@@ -80,7 +80,9 @@ def test_many_identical_photos_are_each_with_the_lowest_of_the_other_store(
     old, new = rows.copy(), rows[200:260].copy()
     old[: many[0]], new[: many[1]] = rows[0], rows[0]
     old[100], new[50] = rows[0] * np.float32(1.01) + np.float32(0.01), rows[150]
-    stores = make_store(tmp_path / "old", {"x": old}), make_store(tmp_path / "new", {"x": new})
+    stores = [
+        make_store(tmp_path / name, {"x": part}, np.arange(len(part))) for name, part in (("old", old), ("new", new))
+    ]
     build_index(stores[0], IndexSpec(layer="x", lists=4), device=CPU)
     known = find_known(Index.open(stores[0].path / "indices" / "x", device=CPU), stores[1], DedupSpec(threshold=0.999))
     pairs = {tuple(pair) for pair in known.pairs.tolist()}
