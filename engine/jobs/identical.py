@@ -66,7 +66,8 @@ def lowest_of(photos: I64, copies: I64) -> I64:
 def judged_pairs(pairs: I64, copies: I64, decisions: Decisions) -> I64:
     """The pairs (j, 2) that were judged different and are duplicates by these pairs of classes (m, 2) and copies."""
     classes = np.sort(lowest_of(decisions.different, copies), axis=1)
-    return decisions.different[(classes[:, 0] == classes[:, 1]) | rows_among(classes, pairs)]
+    found: I64 = decisions.different[(classes[:, 0] == classes[:, 1]) | rows_among(classes, pairs)]
+    return found
 
 
 def wholly_judged(pairs: I64, copies: I64, judged: I64) -> npt.NDArray[np.bool_]:

@@ -150,7 +150,7 @@ def test_of_a_store_with_a_large_class_and_a_run_that_goes_on(
         ("different", [100, 120, 121]), ("different", [130, 131]), ("all-different", [140, 141, 142]),
         ("different", [201, 100, 101]), ("different", [149, 200, 201, 202]), ("different", [0, 399]),
     ]  # fmt: skip
-    decisions = told(judged)  # type: ignore[arg-type]
+    decisions = told(judged)
     spec = DedupSpec(threshold=0.999, method=method, decisions=decisions)
     found = find_duplicates(index, spec, unfinished=tmp_path / "part")
     again = find_duplicates(index, spec, unfinished=tmp_path / "part")
