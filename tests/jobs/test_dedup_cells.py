@@ -17,9 +17,9 @@ from engine.jobs.dedup_photos import Photos, searcher_of
 from tests.builders import CPU, clustered, make_store
 
 
-def made_of(vectors: np.ndarray, leading: int) -> Ceilings:
+def made_of(vectors: np.ndarray, leading: int, points: int | None = None) -> Ceilings:
     short, sums = shortened(vectors, np.arange(leading)), np.empty((len(vectors), 2), np.uint64)
-    return Ceilings(vectors=vectors, short=short, sums=sums, points=short[:, : max(leading // 2, 1)])
+    return Ceilings(vectors=vectors, short=short, sums=sums, points=short[:, : points or max(leading // 2, 1)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -58,7 +58,7 @@ def test_few_cells_are_visited_where_photos_lie_apart() -> None:
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.standard_normal((40, 16)), 100, axis=0) + rng.standard_normal((4000, 16)) * 0.02
     vectors = (vectors / np.linalg.norm(vectors, axis=1)[:, None]).astype(np.float32)
-    cells = cells_of(made_of(vectors, 32), np.arange(4000), 0.99)
+    cells = cells_of(made_of(vectors, 16, 16), np.arange(4000), 0.99)
     assert len(cells) == 128
     assert np.bitwise_count(cells.visits).sum() < 12 * 4000  # of 128
 
