@@ -99,9 +99,9 @@ def _index(folder: Path) -> "IndexManifest | str":
 
 def _annotations(store: "Store") -> list[tuple[str, str]]:
     """A line on the annotations, if there are any."""
-    from engine.store.annotations.schema import FILE
+    from engine.store.annotations.schema import FILE, QUARANTINE
 
-    if not (store.path / FILE).exists():
+    if not any((store.path / name).exists() for name in (FILE, QUARANTINE)):
         return []
     from engine.store.annotations.table import Annotations
 
@@ -282,9 +282,9 @@ def _repair(
 
 def _with_annotations(of_store: "VerifyReport", progress: Reporter) -> "VerifyReport":
     """The report of a store, and of its annotations if it has any."""
-    from engine.store.annotations.schema import FILE
+    from engine.store.annotations.schema import FILE, QUARANTINE
 
-    if not (of_store.path / FILE).exists():
+    if not any((of_store.path / name).exists() for name in (FILE, QUARANTINE)):
         return of_store
     from engine.store.annotations.verify import verify_annotations
 
