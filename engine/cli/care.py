@@ -96,9 +96,9 @@ def _index(folder: Path) -> "IndexManifest | str":
 
 def _annotations(store: "Store") -> list[tuple[str, str]]:
     """A line on the annotations, if there are any."""
-    from engine.store.annotations.schema import FILE
+    from engine.store.annotations.schema import FILE, QUARANTINE
 
-    if not (store.path / FILE).exists():
+    if not any((store.path / name).exists() for name in (FILE, QUARANTINE)):
         return []
     from engine.store.annotations.table import Annotations
 

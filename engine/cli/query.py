@@ -203,10 +203,11 @@ def _fields(store: "Store", columns: str | None, *, credited: bool) -> "PhotoFie
     from engine.store.annotations.fields import ATTRIBUTION, PhotoFields
     from engine.store.annotations.table import Annotations
 
-    names = [] if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    names = [] if columns is None else [name.strip().lower() for name in columns.split(",") if name.strip()]
     if columns is not None and not names:
         raise wrong_usage("columns", f"{columns!r}: expected names such as title,tags,owner")
     asked = PhotoFields.open(store, names) if names else None
+    asked = asked if asked and asked.names else None  # photo_id alone adds nothing
     if not credited or ATTRIBUTION in names or not Annotations.exists(store):
         return asked
     try:

@@ -136,9 +136,9 @@ def _repair(
 
 def _with_annotations(of_store: "VerifyReport", progress: Reporter) -> "VerifyReport":
     """The report of a store, and of its annotations if it has any."""
-    from engine.store.annotations.schema import FILE
+    from engine.store.annotations.schema import FILE, QUARANTINE
 
-    if not (of_store.path / FILE).exists():
+    if not any((of_store.path / name).exists() for name in (FILE, QUARANTINE)):
         return of_store
     from engine.store.annotations.verify import verify_annotations
 
