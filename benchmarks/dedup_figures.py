@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from engine.jobs.copy_metrics import CopyTruth, FoundPairs, TruthReport, score_pairs
+from engine.jobs.copy_metrics import FoundPairs, TruthReport, score_pairs
+from engine.jobs.copy_truth import CopyTruth
 
 Document = dict[str, Any]
 ENOUGH = 0.99  # recall of a peer whose time is compared

@@ -19,7 +19,8 @@ from benchmarks.dedup_figures import (
 )
 from benchmarks.dedup_parts import FLOOR, Setting, saved
 from benchmarks.machine import table
-from engine.jobs.copy_metrics import ALL_KINDS, BURST, read_truth, score_pairs
+from engine.jobs.copy_metrics import score_pairs
+from engine.jobs.copy_truth import ALL_KINDS, BURST, read_truth
 from engine.store.synth_copies import ALTERED
 from engine.store.synth_edits import EDITS
 

@@ -3,7 +3,8 @@
 `python -m benchmarks.estimates` writes results/estimates-PHOTOS.md and .json. `estimate --photos N` is asked first, and
 again before every round, since it measures the machine. Then, in processes of their own (`benchmarks/child.py`):
 
-- ingest of the sample collection (folders, in the page cache): wall time and peak resident memory; bytes of the store;
+- ingest of the sample collection (folders, in the page cache or, with `--cold`, out of it): wall time and peak
+  resident memory; bytes of the store;
 - build of each layer with the defaults: the same, and the bytes of the index; once with each other kind of codes;
 - query of 1,000 photos by the command: peak resident memory; and, in a process that has the index open, the time of
   1,000 queries in one call at the index's defaults;
@@ -16,6 +17,7 @@ queries: the recall that the chosen setting gives them, and batches of as many q
 """
 
 import argparse
+import os
 import re
 import shutil
 import statistics
@@ -58,11 +60,19 @@ def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
 
 
+def forget(file: Path) -> None:
+    """Take a file out of the page cache."""
+    handle = os.open(file, os.O_RDONLY)
+    os.fdatasync(handle)
+    os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(handle)
+
+
 class Trial:
     """One collection, made again in every round. found: what was measured; phases: seconds of the parts of a build."""
 
-    def __init__(self, folder: Path, photos: int) -> None:
-        self.folder, self.photos, self.store = folder, photos, folder / "estimated"
+    def __init__(self, folder: Path, photos: int, *, cold: bool = False) -> None:
+        self.folder, self.photos, self.store, self.cold = folder, photos, folder / "estimated", cold
         self.sources = sources(folder, photos)
         self.found: Figures = {}
         self.estimated: Figures = {}
@@ -83,11 +93,14 @@ class Trial:
     def ingest(self) -> None:
         """A new store."""
         shutil.rmtree(self.store, ignore_errors=True)
-        for source in self.sources:  # into the page cache
+        for source in self.sources:  # into the page cache, or out of it
             for file in source.rglob("*.dat"):
-                file.read_bytes()
+                if self.cold:
+                    forget(file)
+                else:
+                    file.read_bytes()
         done = run(mirsearch("ingest", *self.sources, "--store", self.store, "--device", "cpu", "--json"))
-        self._note("time", "ingest", done.seconds)
+        self._note("time", "ingest, files not in memory" if self.cold else "ingest", done.seconds)
         self._note("memory", "ingest", done.peak)
         self._note("disk", "store", size_of(self.store))
 
@@ -209,10 +222,11 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", type=float, default=list(TARGETS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-other-codes", action="store_true", help="leave out the indices with other codes")
+    parser.add_argument("--cold", action="store_true", help="files that come from the disk, as a million of them must")
     parser.add_argument("--keep", action="store_true", help="leave the store where it is, as DIR/estimated")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "mirsearch-bench")
     options = parser.parse_args()
-    trial = Trial(options.dir, options.photos)
+    trial = Trial(options.dir, options.photos, cold=options.cold)
     files = {layer: options.dir / f"queries-{layer}-{options.photos}.npy" for layer in options.layers}
     for layer, file in files.items():
         np.save(file, following(options.photos, layer))

@@ -153,6 +153,9 @@ class Kernels(Protocol):
     def cascade(self, candidates: I64, steps: Sequence[Step], metric: Metric) -> tuple[I64, F32]:
         """Candidates (q, r) through one step after another; rows and scores of the last, as `rerank` gives them."""
 
+    def compare(self, queries: F32, pairs: I64, codes: Codes, metric: Metric) -> F32:
+        """The score of each pair (m, 2), a query's place and a row of the codes; see `kernels.reference.compare`."""
+
     def normalize(self, rows: F32) -> F32:
         """Rows (n, d) float32 of unit length, zero rows as they are, whatever finite values they hold."""
 

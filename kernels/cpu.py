@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from kernels import contract, dense, principal
 from kernels.contract import F32, F64, I64, U8, CodeKind, Codes, Decoded, Metric
+from kernels.cpu_compare import compare
 from kernels.cpu_exact import join, nearest_of
 from kernels.cpu_rerank import cascade, rerank
 from kernels.reference import decoded_by, fix_signs, host_buffer, resident, to_device, to_host, xp
@@ -290,6 +291,7 @@ def nearest(queries: F32, rows: F32, metric: Metric, k: int) -> tuple[I64, F32]:
 
 __all__ = [
     "cascade",
+    "compare",
     "decode",
     "decode_resident",
     "host_buffer",

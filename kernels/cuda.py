@@ -12,7 +12,7 @@ from kernels.cuda_arrays import COMPILE_OPTIONS, host_buffer, launch, resident, 
 from kernels.cuda_exact import join, nearest_of
 from kernels.cuda_lanes import decode, decode_resident
 from kernels.cuda_products import nearest, non_finite, normalize, principal_axes, project, quantize, top_axes
-from kernels.cuda_rerank import best_first, cascade, rerank
+from kernels.cuda_rerank import best_first, cascade, compare, rerank
 
 xp = cupy
 _launch = launch
@@ -21,6 +21,7 @@ __all__ = [
     "COMPILE_OPTIONS",
     "best_first",
     "cascade",
+    "compare",
     "cuda_arrays",
     "cuda_exact",
     "cuda_lanes",

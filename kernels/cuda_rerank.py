@@ -42,6 +42,30 @@ def rerank(queries: F32, candidates: I64, codes: Codes, metric: Metric, keep: in
     return result
 
 
+@on_gpu
+def compare(queries: F32, pairs: I64, codes: Codes, metric: Metric) -> F32:
+    """The score of each pair; see `kernels.reference.compare`.
+
+    The queries that a block of pairs has are gathered on the host, where they lie there, and sent once.
+    """
+    pairs = np.asarray(here(pairs), np.int64)
+    block = max(RERANK_BYTES // (80 + 4 * queries.shape[1] + codes.values[:1].nbytes), 1)
+    parts = [pairs[start : start + block] for start in range(0, len(pairs), block)]
+    found = [cupy.empty(0, cupy.float32), *(_compared(queries, part, codes, metric) for part in parts)]
+    scores: F32 = returned(queries, cupy.concatenate(found))
+    return scores
+
+
+def _compared(queries: Any, pairs: I64, codes: Codes, metric: Metric) -> Any:
+    used, at = np.unique(pairs[:, 0], return_inverse=True)
+    lines = rows_there(queries[there(used) if is_on_gpu(queries) else used])[there(at.reshape(-1))]
+    rows = pairs[:, 1:]
+    if not is_on_gpu(codes.values):
+        codes, rows = _gather(codes, rows)
+    scores = _scores(lines, there(np.ascontiguousarray(rows)), codes, metric)
+    return scores[:, 0].astype(cupy.float32, copy=False)
+
+
 def _rerank(queries: Any, candidates: Any, codes: Codes, metric: Metric, keep: int) -> tuple[Any, Any]:
     """One block of queries and candidates, its results on the GPU."""
     if is_on_gpu(codes.values):

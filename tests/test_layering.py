@@ -20,7 +20,8 @@ FLOORS = {
 # which in turn are imported by name when they are needed.
 HEAVY = {
     "numba": {
-        "kernels/cpu.py", "kernels/cpu_rerank.py", "kernels/paging.py", "kernels/prefetch.py", "engine/store/loops.py",
+        "kernels/cpu.py", "kernels/cpu_compare.py", "kernels/cpu_rerank.py", "kernels/cpu_scores.py",
+        "kernels/paging.py", "kernels/prefetch.py", "engine/store/loops.py",
         "engine/store/archives/walk.py", "engine/store/archives/bits.py", "engine/store/archives/bzip2.py",
     },
     "PIL": {"engine/store/synth_pictures.py"},

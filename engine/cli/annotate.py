@@ -11,10 +11,16 @@ from engine.cli.console import Reporter, out, say_facts, say_json, say_table
 from engine.cli.evaluate import BurstOption, ExcludeSameOption, MostShareOption, parse_same
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
+    DatOption,
     DeviceOption,
+    ExactOption,
+    IdsFileOption,
     JsonOption,
     LayerOption,
     NameOption,
+    PhotoOption,
+    ProbesOption,
+    RerankOption,
     StoreArgument,
     device_facts,
     index_folder,
@@ -37,26 +43,17 @@ SHOWN = 25  # tags of an evaluation that the table has
 def annotate(
     store: StoreArgument,
     layer: LayerOption = None,
-    photo: Annotated[
-        list[int] | None,
-        typer.Option("--photo", min=0, max=(1 << 63) - 1, help="Photo id; repeatable.", show_default=False),
-    ] = None,
-    dat: Annotated[
-        list[Path] | None, typer.Option("--dat", help="A .dat file; repeatable.", show_default=False)
-    ] = None,
-    ids_file: Annotated[
-        Path | None, typer.Option("--ids-file", help="Photo ids, one a line (or .npy).", show_default=False)
-    ] = None,
+    photo: PhotoOption = None,
+    dat: DatOption = None,
+    ids_file: IdsFileOption = None,
     evaluate: Annotated[bool, typer.Option("--evaluate", help="Predict tags that are known, and count.")] = False,
     tags: Annotated[int, typer.Option("--tags", min=1, help="Tags for each photo, at most.")] = 5,
     neighbours: Annotated[int, typer.Option("-k", min=1, help="Neighbours that vote.")] = 50,
     votes: Annotated[str, typer.Option("--votes", help="prior, idf, both or plain.")] = "prior",
     most_share: MostShareOption = 0.05,
-    probes: Annotated[int | None, typer.Option("--probes", help="Lists visited.", show_default="the index's")] = None,
-    rerank: Annotated[
-        int | None, typer.Option("--rerank", help="Candidates compared again.", show_default="the index's")
-    ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every row; needs no index.")] = False,
+    probes: ProbesOption = None,
+    rerank: RerankOption = None,
+    exact: ExactOption = False,
     queries: Annotated[int, typer.Option("--queries", min=1, help="Of --evaluate: photos held out.")] = 1000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of their choice.")] = 0,
     min_photos: Annotated[

@@ -1,5 +1,6 @@
 """`annotations`: what Flickr's users said of the photos, read into a store, looked at and counted."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,8 +13,9 @@ from engine.cli.options import JsonOption
 from engine.words import counted, sized
 
 if TYPE_CHECKING:
-    from engine.store.annotations.ingest import AnnotationsReport
+    from engine.store.annotations.report import AnnotationsReport
 
+_NAMED = 10  # paths of a map that a line names
 SourcesArgument = Annotated[
     list[Path],
     typer.Argument(
@@ -40,21 +42,26 @@ def ingest(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Processes that read.", show_default="all cores")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Also where photos lose what the table that is there says of them.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Read annotation files below SOURCE into `annotations.parquet` of a store: a row for each of its rows.
 
     Folders, .tar, .tar.gz, .tar.bz2, .tar.zst and .zip; `10/103169.json` belongs to photo 103169. MIRFLICKR's own
-    `tags` and `exif` text files are read too. The table is made anew each time; name all sources. A file that is no
-    JSON object is set aside in `annotations-quarantine.jsonl` with the reason; the exit code is then 3. Interrupted,
-    the same command continues.
+    `tags` and `exif` text files are read too. The table is made anew each time, so name all sources: one by which a
+    photo would lose a field is refused without --replace. A file that is no JSON object is set aside in
+    `annotations-quarantine.jsonl` with the reason; the exit code is then 3. Interrupted, the same command continues.
 
     Example: `mirsearch annotations ingest sample/annotations --store store`
     """
     from engine.store.annotations.ingest import ingest_annotations
 
     with Reporter() as progress:
-        report = ingest_annotations(store, sources, mapping=map_, workers=workers, progress=progress)
+        report = ingest_annotations(
+            store, sources, mapping=map_, workers=workers, replace=replace, progress=progress
+        )  # fmt: skip
     if json_:
         say_json(asdict(report))
     else:
@@ -67,6 +74,8 @@ def ingest(
             f"In {counted(report.not_understood, 'file')} nothing was understood: `mirsearch annotations inspect` says "
             "what they hold, --map says where fields stand."
         )
+    _warn_of_the_map(report.absent_paths)
+    _warn_of_losses(report)
     if not json_:
         say_next(["annotations", "stats", store], ["info", store])
     if report.refused:
@@ -81,7 +90,12 @@ def _counts(report: "AnnotationsReport") -> list[tuple[str, object]]:
             f"{counted(report.files_read, 'file')}, {sized(report.bytes_read)} in {report.seconds:.1f} s "
             f"({report.files_read / seconds:,.0f} files/s, {counted(report.workers, 'process', 'processes')})",
         ),
-        ("without annotations", f"{report.without_annotations:,} of {counted(report.photos, 'photo')}"),
+        *(
+            [("before", counted(report.annotated_before, "annotated photo"))]
+            if report.annotated_before is not None
+            else []
+        ),
+        ("without annotations", _without(report)),
         ("without features", f"{counted(report.without_features, 'photo')} that the store does not have"),
     ]
     more = [
@@ -90,7 +104,36 @@ def _counts(report: "AnnotationsReport") -> list[tuple[str, object]]:
         ("failures", report.failed, "hold nothing but an error of the API"),
         ("ignored", report.ignored, "are no annotation files"),
     ]
+    if report.dropped:
+        said = ", ".join(f"{name} in {counted(count, 'file')}" for name, count in report.dropped.items())
+        lines.append(("not readable", f"and so left out: {said}"))
     return [*lines, *((name, f"{count:,} {what}") for name, count, what in more if count)]
+
+
+def _warn_of_losses(report: "AnnotationsReport") -> None:
+    """Say what the table that was there said and the new one does not."""
+    from engine.store.annotations.loss import described
+
+    if report.unreadable:
+        warn(f"Nobody knows what the table before it said, since it could not be read: {report.unreadable}")
+    if report.lost:
+        warn(
+            f"{counted(report.lost, 'photo')} lost what these sources do not say: {described(report.lost_fields)}. "
+            f"{counted(report.annotated_before or 0, 'photo')} had annotations, now {report.annotated:,}. To have all "
+            "back, name all sources in one command."
+        )
+
+
+def _warn_of_the_map(absent: Sequence[str]) -> None:
+    """Say which paths of the user's map led nowhere."""
+    if absent:
+        more = f" and {len(absent) - _NAMED:,} more" if len(absent) > _NAMED else ""
+        warn(f"Of --map, in no file: {_shown('; '.join(absent[:_NAMED]))}{more}.")
+
+
+def _without(report: "AnnotationsReport") -> str:
+    text = f"{report.without_annotations:,} of {counted(report.photos, 'photo')}"
+    return text + (f"; the files of {report.said_nothing:,} of them say nothing" if report.said_nothing else "")
 
 
 def inspect(
@@ -112,9 +155,9 @@ def inspect(
         found = inspect_annotations(sources, files=files, mapping=map_, progress=progress)
     if json_:
         document = asdict(found)
-        for path in document["paths"]:
+        for path, understood in zip(document["paths"], (path.understood for path in found.paths), strict=True):
             del path["tries"]
-            path["understood"] = bool(path["fields"])
+            path["understood"] = understood
         say_json(document)
     else:
         cells = [
@@ -122,18 +165,24 @@ def inspect(
                 _shown(path.path),
                 f"{path.files:,}",
                 f"{path.values:,}",
-                ", ".join(path.fields) or "-",
+                ", ".join(path.fields) or ("?" if path.understood is None else "-"),
                 _shown(path.example),
             ]
             for path in found.paths
         ]
         say_table(["path", "files", "values", "read as", "example"], cells, texts=("read as", "example"))
-        known = sum(path.understood for path in found.paths)
+        known, untried = (sum(path.understood is one for path in found.paths) for one in (True, None))
         out.print(
             f"\n{counted(found.files, 'file')} looked at: {counted(len(found.paths), 'path')}, {known:,} of them read."
         )
+        if untried:
+            out.print(
+                f"{counted(untried, 'path')}, marked ?, could not be tried: to try one is to read its file again, "
+                "and the files hold too many."
+            )
         if found.left_out:
             out.print(f"{found.left_out:,} further paths are not listed.")
+    _warn_of_the_map(found.absent_paths)
     for reason in found.reasons:
         warn(_shown(reason))
     if found.refused:

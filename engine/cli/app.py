@@ -42,7 +42,7 @@ VERBS = {
     "remove": "change:remove",
     "compact": "change:compact",
     "info": "care:info",
-    "verify": "care:verify",
+    "verify": "verify:verify",
     "doctor": "care:doctor",
     "demo": "demo:demo",
 }

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from engine.cli.console import Reporter, TimeLeft, say_facts, say_json
+from engine.cli.console import Reporter, TimeLeft, say_json, warn
 from engine.cli.dedup_apply import apply
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
@@ -15,13 +15,12 @@ from engine.cli.options import (
     LayerOption,
     NameOption,
     StoreArgument,
-    device_facts,
+    WeightsOption,
     index_folder,
     settle,
     several_layers,
     wrong_usage,
 )
-from engine.errors import InputError
 
 if TYPE_CHECKING:
     from engine.index.searcher import Searcher
@@ -46,9 +45,13 @@ def dedup(
         ),
     ] = None,
     groups: Annotated[
-        str,
-        typer.Option("--groups", help="medoid: all like one of them. complete: all alike. components: chains."),
-    ] = "medoid",
+        str | None,
+        typer.Option(
+            "--groups",
+            help="medoid: all like one of them. complete: all alike. components: chains.",
+            show_default="medoid",
+        ),
+    ] = None,
     normalise: Annotated[
         bool, typer.Option("--normalise", help="Count scores beside what is usual for their photos.")
     ] = False,
@@ -73,10 +76,7 @@ def dedup(
     truth: Annotated[
         Path | None, typer.Option("--truth", help="truth.jsonl of a sample collection.", show_default=False)
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", help="Of the layers of --layer fc7+fc8: 0.7,0.3.", show_default="equal ones"),
-    ] = None,
+    weights: WeightsOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
     json_: JsonOption = False,
@@ -89,63 +89,81 @@ def dedup(
     """
     import json
 
+    from engine.cli.dedup_facts import say_found
     from engine.jobs import dedup_files
     from engine.jobs.copy_metrics import score_against_truth
+    from engine.jobs.copy_truth import check_truth, read_truth
     from engine.jobs.decisions import Decisions
     from engine.jobs.dedup import DedupSpec, find_duplicates
+    from engine.jobs.dedup_out import answers_in
     from engine.jobs.keep import check_keep, choose_kept
-    from engine.jobs.report import ReportSpec, check_outputs, write_duplicates
+    from engine.jobs.report import ReportSpec, write_duplicates
     from engine.store.outside import check_outside
     from engine.store.store import Store
+
+    _check_values(threshold, false_pairs, groups, keep)
+    if query_store is not None:
+        _refuse_beside_query_store(
+            groups=groups, normalise=normalise, images=images, keep=keep, decisions=decisions, truth=truth
+        )
+    told = Decisions.read(*decisions or [])
+    spec = DedupSpec(
+        threshold=threshold, false_pairs=false_pairs, method="exhaustive" if exhaustive else "index",
+        groups=cast(Any, groups or "medoid"), normalise=normalise, decisions=told,
+    )  # fmt: skip
+    settled, opened = settle(device, needs_faiss=not exhaustive), Store.open(store)
+    for path in (store, query_store):
+        if path is not None:
+            check_outside(path, out)
+    planted = read_truth(truth) if truth else None
+    if planted and truth:
+        check_truth(planted, truth, opened.photo_ids)
+    searcher = _searcher(opened, (layer, name, weights), settled, exhaustive=exhaustive)
+    if query_store is not None:
+        _find_known(searcher, spec, Store.open(query_store), out, settled, json_=json_)
+        return
+    for doubt in told.doubts(opened):
+        warn(doubt)
+    unfinished = out / dedup_files.FOLDER
+    with answers_in(out, images), Reporter() as reporter:
+        rule, progress = check_keep(keep, opened, images), TimeLeft(reporter)
+        found = find_duplicates(searcher, spec, progress, unfinished=unfinished, device=str(settled))
+        scored = score_against_truth(found, planted) if planted else None
+        if rule:
+            found = choose_kept(found, opened, rule, images, progress)
+        progress("write the report", 0, 0)
+        made = ReportSpec(images=images, truth=scored, decisions=told, keep=rule)
+        files = write_duplicates(found, opened, out, made)
+        dedup_files.remove(unfinished)
+    if json_:
+        summary = json.loads(files["summary.json"].read_bytes())
+        say_json(summary | {"files": {name: str(path) for name, path in files.items()}})
+    else:
+        say_found(found, scored, settled, files)
+
+
+def _check_values(threshold: float | None, false_pairs: float | None, groups: str | None, keep: str | None) -> None:
+    """Wrong usage for what no store could make right."""
+    from engine.jobs.dedup_groups import GROUPINGS
+    from engine.jobs.keep import KEEP_RULES
 
     if threshold is not None and not 0 < threshold <= 1:
         raise wrong_usage("threshold", f"{threshold}: expected a cosine above 0 and up to 1, such as 0.95")
     if false_pairs is not None and not 0 < false_pairs < 1:
         raise wrong_usage("false_pairs", f"{false_pairs}: expected a rate between 0 and 1, such as 0.001")
-    told = Decisions.read(*decisions or [])
-    spec = DedupSpec(
-        threshold=threshold, false_pairs=false_pairs, method="exhaustive" if exhaustive else "index",
-        groups=cast(Any, groups), normalise=normalise, decisions=told,
-    )  # fmt: skip
-    if truth and not truth.is_file():
-        raise InputError(f"--truth {truth}: no such file, expected the truth.jsonl of a sample collection")
-    settled, opened = settle(device, needs_faiss=not exhaustive), Store.open(store)
-    for path in (store, query_store):
-        if path is not None:
-            check_outside(path, out)
-    searcher = _searcher(opened, (layer, name, weights), settled, exhaustive=exhaustive)
-    check_outputs(out, images)
-    unfinished = out / dedup_files.FOLDER
-    if query_store is not None:
-        _between(searcher, spec, (Store.open(query_store), out, unfinished), settled, json_=json_)
-        return
-    rule = check_keep(keep, opened, images)
-    with Reporter() as reporter:
-        progress = TimeLeft(reporter)
-        found = find_duplicates(searcher, spec, progress, unfinished=unfinished, device=str(settled))
-        planted = score_against_truth(found, truth) if truth else None
-        if rule:
-            found = choose_kept(found, opened, rule, images, progress)
-        progress("write the report", 0, 0)
-        made = ReportSpec(images=images, truth=planted, decisions=told, keep=rule)
-        files = write_duplicates(found, opened, out, made)
-        dedup_files.remove(unfinished)
-    summary = json.loads(files["summary.json"].read_bytes())
-    if json_:
-        say_json(summary | {"files": {name: str(path) for name, path in files.items()}})
-        return
-    say_facts(
-        f"{len(found.groups):,} groups of duplicates, {found.grouped:,} of {found.photos:,} photos",
-        [
-            ("pairs", f"{len(found.pairs):,} with a score of at least {found.threshold:.4g}"),
-            _threshold_facts(found.threshold_choice),
-            _rate_facts(found.photos, found.seconds),
-            *([("continued", f"{found.resumed:,} blocks were there")] if found.resumed else []),
-            device_facts(settled),
-            *_against_truth(summary["truth"]),
-        ],
-    )
-    say_facts("Written", list(files.items()))
+    if groups is not None and groups not in GROUPINGS:
+        raise wrong_usage("groups", f"{groups!r}: expected one of {', '.join(GROUPINGS)}")
+    if keep is not None and keep not in KEEP_RULES:
+        raise wrong_usage("keep", f"{keep!r}: expected one of {', '.join(KEEP_RULES)}")
+
+
+def _refuse_beside_query_store(**given: Any) -> None:
+    """Wrong usage where an option is given that is about groups of one store."""
+    for option, value in given.items():
+        if value:
+            raise wrong_usage(
+                option, "does nothing beside --query-store, which groups no photos. Leave one of them out."
+            )
 
 
 def _searcher(
@@ -167,52 +185,24 @@ def _searcher(
     return Searcher.of_index(Index.open(folder, device=device, store=store))
 
 
-def _between(
-    searcher: "Searcher", spec: "DedupSpec", where: "tuple[Store, Path, Path]", device: "Device", *, json_: bool
+def _find_known(
+    searcher: "Searcher", spec: "DedupSpec", new: "Store", out: Path, device: "Device", *, json_: bool
 ) -> None:
-    """Which photos of a new store are in the one that is searched. where: that store, and the folders."""
+    """Which photos of a new store are in the one that is searched."""
+    from engine.cli.dedup_facts import say_known
     from engine.jobs import dedup_files
     from engine.jobs.dedup_between import find_known, summary_of, write_known
+    from engine.jobs.dedup_out import answers_in
 
-    new, out, unfinished = where
-    with Reporter() as reporter:
+    unfinished = out / dedup_files.FOLDER
+    with answers_in(out, kind="known"), Reporter() as reporter:
         known = find_known(searcher, new, spec, TimeLeft(reporter), unfinished=unfinished)
         files = write_known(known, out)
         dedup_files.remove(unfinished)
     if json_:
         say_json(summary_of(known) | {"files": {name: str(path) for name, path in files.items()}})
-        return
-    say_facts(
-        f"{len(known.known):,} of {new.photos:,} photos of {new.path} are in {searcher.store.path}",
-        [
-            ("pairs", f"{len(known.pairs):,}, {int(known.exact.sum()):,} of them exact"),
-            _threshold_facts(known.threshold_choice),
-            _rate_facts(new.photos + searcher.store.photos, known.seconds),
-            device_facts(device),
-        ],
-    )
-    say_facts("Written", list(files.items()))
-
-
-def _threshold_facts(choice: Any) -> tuple[str, str]:
-    return "threshold", f"{choice.threshold:.4g}: {choice.reason}"
-
-
-def _rate_facts(photos: int, seconds: dict[str, float]) -> tuple[str, str]:
-    passed = sum(seconds.values())
-    return "searched", f"{photos:,} photos in {passed:.1f} s ({photos / max(passed, 1e-9):,.0f} photos/s)"
-
-
-def _against_truth(truth: dict[str, Any] | None) -> list[tuple[str, object]]:
-    if not truth:
-        return []
-    lines: list[tuple[str, object]] = []
-    for kind, counts in truth["kinds"].items():
-        if counts["planted"]:
-            lines.append((kind, f"{counts['found']:,} of {counts['planted']:,} planted pairs found"))
-    if truth["precision"] is not None:
-        lines.append(("precision", f"{truth['precision']:.4f} of the pairs found are planted duplicates"))
-    return lines
+    else:
+        say_known(known, new.photos + searcher.store.photos, device, files)
 
 
 SUBVERBS = {"dedup": dedup, "apply": apply}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from engine.cli.console import say_facts, say_json, say_next
+from engine.cli.console import say_facts, say_json, say_next, warn
 from engine.cli.options import JsonOption, wrong_usage
 from engine.words import counted
 
@@ -42,6 +42,8 @@ def apply(
     spec = ApplySpec(store=store, decisions=decisions or (), kinds=_kinds(kinds))
     found = apply_report(folder, spec)
     removal, going = found.removal, len(found.removal.drop)
+    for doubt in found.doubts:
+        warn(doubt)
     if not json_:
         facts: list[tuple[str, object]] = [
             ("decided", f"{counted(removal.decided, 'group')} by {counted(found.decisions, 'decision')}"),
@@ -58,6 +60,7 @@ def apply(
             "decided": removal.decided, "by_kind": removal.by_kind, "left": removal.left,
             "settled": removal.settled, "unsettled": removal.unsettled, "keep": len(removal.keep), "drop": going,
             "removed": report.changed if report else 0, "photos": report.photos if report else None,
+            "doubts": found.doubts,
             "files": {name: str(path) for name, path in found.files.items()},
         })  # fmt: skip
     elif report:

@@ -10,9 +10,12 @@ from engine.cli.console import Reporter, TimeLeft, say_facts, say_json, size
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
     DeviceOption,
+    ExactOption,
     JsonOption,
     LayerOption,
     NameOption,
+    ProbesOption,
+    RerankOption,
     StoreArgument,
     device_facts,
     index_folder,
@@ -31,11 +34,9 @@ def graph(
     ],
     layer: LayerOption = None,
     k: Annotated[int, typer.Option("-k", help="Neighbours of each photo.")] = 32,
-    probes: Annotated[int | None, typer.Option("--probes", help="Lists visited.", show_default="the index's")] = None,
-    rerank: Annotated[
-        int | None, typer.Option("--rerank", help="Candidates compared again.", show_default="the index's")
-    ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every row; needs no index.")] = False,
+    probes: ProbesOption = None,
+    rerank: RerankOption = None,
+    exact: ExactOption = False,
     name: NameOption = None,
     device: DeviceOption = "auto",
     json_: JsonOption = False,

@@ -25,6 +25,23 @@ NameOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:0 or cuda:0,1. `auto` says what it chose.")
 ]
+PhotoOption = Annotated[
+    list[int] | None,
+    typer.Option("--photo", min=0, max=(1 << 63) - 1, help="Photo id; repeatable.", show_default=False),
+]
+DatOption = Annotated[list[Path] | None, typer.Option("--dat", help="A .dat file; repeatable.", show_default=False)]
+IdsFileOption = Annotated[
+    Path | None, typer.Option("--ids-file", help="Photo ids, one a line (or .npy).", show_default=False)
+]
+ProbesOption = Annotated[int | None, typer.Option("--probes", help="Lists visited.", show_default="the index's")]
+RerankOption = Annotated[
+    int | None, typer.Option("--rerank", help="Candidates compared again.", show_default="the index's")
+]
+ExactOption = Annotated[bool, typer.Option("--exact", help="Compare with every row; needs no index.")]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option("--weights", help="Of the layers of --layer fc7+fc8: 0.7,0.3.", show_default="equal ones"),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document on standard output.")]
 
 

@@ -55,7 +55,7 @@ def _say(facts: "PhotoFacts", store: Path) -> None:
         and value is not None
     ]  # fmt: skip
     if facts.annotations is not None and not any(value for name, value in known.items() if name not in _KEYS):
-        lines.append(("annotations", "a file was read for it, in which nothing stands"))
+        lines.append(("annotations", "a file was read for it, which has none of them"))
     if facts.annotations is None:
-        lines.append(("annotations", facts.missing or "no file of annotations was read for it"))
+        lines.append(("annotations", facts.missing or "no file was read for it, or none that says anything"))
     say_facts(f"Photo {facts.photo_id}" + (f": {title}" if title else ""), lines)

@@ -9,12 +9,19 @@ import typer
 from engine.cli.console import Reporter, err, warn
 from engine.cli.gpu_options import with_gpu_options
 from engine.cli.options import (
+    DatOption,
     DeviceOption,
+    ExactOption,
+    IdsFileOption,
     ImagesOption,
     JsonOption,
     LayerOption,
     NameOption,
+    PhotoOption,
+    ProbesOption,
+    RerankOption,
     StoreArgument,
+    WeightsOption,
     index_folder,
     make_spec,
     parse_weights,
@@ -40,16 +47,9 @@ if TYPE_CHECKING:
 def query(
     store: StoreArgument,
     layer: LayerOption = None,
-    photo: Annotated[
-        list[int] | None,
-        typer.Option("--photo", min=0, max=(1 << 63) - 1, help="Photo id; repeatable.", show_default=False),
-    ] = None,
-    dat: Annotated[
-        list[Path] | None, typer.Option("--dat", help="A .dat file; repeatable.", show_default=False)
-    ] = None,
-    ids_file: Annotated[
-        Path | None, typer.Option("--ids-file", help="Photo ids, one a line (or .npy).", show_default=False)
-    ] = None,
+    photo: PhotoOption = None,
+    dat: DatOption = None,
+    ids_file: IdsFileOption = None,
     vectors: Annotated[
         Path | None, typer.Option("--vectors", help="A .npy file of (n, dim) vectors.", show_default=False)
     ] = None,
@@ -72,14 +72,12 @@ def query(
         str | None,
         typer.Option("--columns", help="Annotations to show: title,tags,owner,classes.", show_default=False),
     ] = None,
-    probes: Annotated[int | None, typer.Option("--probes", help="Lists visited.", show_default="the index's")] = None,
-    rerank: Annotated[
-        int | None, typer.Option("--rerank", help="Candidates compared again.", show_default="the index's")
-    ] = None,
+    probes: ProbesOption = None,
+    rerank: RerankOption = None,
     recall: Annotated[
         float | None, typer.Option("--recall", help="Recall@10 that is wanted; see `tune`.", show_default=False)
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Compare with every row; needs no index.")] = False,
+    exact: ExactOption = False,
     exclude_self: Annotated[
         bool, typer.Option("--exclude-self/--include-self", help="Leave a photo out of its own answer.")
     ] = True,
@@ -89,10 +87,7 @@ def query(
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the answers to FILE.parquet.", show_default=False)
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option("--weights", help="Of the layers of --layer fc7+fc8: 0.7,0.3.", show_default="equal ones"),
-    ] = None,
+    weights: WeightsOption = None,
     name: NameOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -208,10 +203,11 @@ def _fields(store: "Store", columns: str | None, *, credited: bool) -> "PhotoFie
     from engine.store.annotations.fields import ATTRIBUTION, PhotoFields
     from engine.store.annotations.table import Annotations
 
-    names = [] if columns is None else [name.strip() for name in columns.split(",") if name.strip()]
+    names = [] if columns is None else [name.strip().lower() for name in columns.split(",") if name.strip()]
     if columns is not None and not names:
         raise wrong_usage("columns", f"{columns!r}: expected names such as title,tags,owner")
     asked = PhotoFields.open(store, names) if names else None
+    asked = asked if asked and asked.names else None  # photo_id alone adds nothing
     if not credited or ATTRIBUTION in names or not Annotations.exists(store):
         return asked
     try:

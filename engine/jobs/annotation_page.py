@@ -2,10 +2,9 @@
 
 import base64
 from collections.abc import Mapping
-from importlib import resources
 from typing import TYPE_CHECKING
 
-from engine.jobs.report_figures import page_text
+from engine.jobs.report_figures import page_file, page_text
 from engine.version import VERSION
 
 if TYPE_CHECKING:
@@ -22,9 +21,10 @@ HEADINGS = {
 
 def page(stats: "Stats", pictures: Mapping[str, bytes]) -> str:
     """The whole page, the pictures map.png and dates.png in it; nothing in the data can be taken for markup."""
-    text = resources.files("engine.jobs").joinpath("annotation_stats.html").read_text(encoding="utf-8")
+    text = page_file("annotation_stats.html")
     counted = f"counted in {stats.seconds:.1f} s; mirsearch {VERSION}"
     pieces = {
+        "STYLE": page_file("page.css"),
         "TITLE": page_text(f"Annotations of {stats.store.name or stats.store}"),
         "SUBTITLE": page_text(f"What people wrote about {stats.photos:,} photos; {counted}"),
         "FIGURES": _figures(stats),
@@ -42,7 +42,7 @@ def _figures(stats: "Stats") -> str:
     tags, groups, owners = (stats.tops[name] for name in ("tags", "groups", "owners"))
     geo = int(stats.places.sum())
     figures = [
-        ("Photos", f"{stats.photos:,}", f"{stats.annotated:,} with a file of annotations"),
+        ("Photos", f"{stats.photos:,}", f"{stats.annotated:,} with annotations"),
         ("Tags", f"{tags.entries:,}", f"{tags.distinct:,} different, {_each(tags)} a tagged photo"),
         ("Groups", f"{groups.distinct:,}", f"{_each(groups)} a photo that is in any"),
         ("Owners", f"{owners.distinct:,}", f"{_each(owners, stats.photos)} photos each"),

@@ -14,6 +14,7 @@ import numpy as np
 from engine.errors import DependencyError
 from engine.jobs.annotation_counts import CELL
 from engine.jobs.plot import DEFAULT, FAINT, FRONT, SOFT, STYLE
+from engine.words import counted
 
 if TYPE_CHECKING:
     from engine.jobs.annotation_stats import Stats
@@ -67,7 +68,6 @@ def draw_map(stats: "Stats") -> bytes:
 def draw_dates(stats: "Stats") -> bytes:
     """A PNG: photos by month of being taken (bars) and posted (a line)."""
     figure, axes = _figure(DATES_INCHES, (0.075, 0.12, 0.905, 0.68))
-    taken, posted = (np.array(sorted(stats.months[name]), "datetime64[M]") for name in ("taken", "posted"))
     shown = [_within(stats.months[name]) for name in ("taken", "posted")]
     spans = [span for span in shown if span is not None]
     if not spans:
@@ -93,9 +93,8 @@ def draw_dates(stats: "Stats") -> bytes:
         count for name in ("taken", "posted") for month, count in stats.months[name].items()
         if not low <= np.datetime64(month, "M") <= high
     )  # fmt: skip
-    span = f"taken {taken[0]} to {taken[-1]}" if len(taken) else f"posted {posted[0]} to {posted[-1]}"
-    left_out = f"; {outside:,} dates lie outside of what is shown" if outside else ""
-    return _finished(figure, "When the photos were taken and posted", f"Photos by month, {span}{left_out}")
+    left_out = f"; not shown: {counted(outside, 'date')} outside of this" if outside else ""
+    return _finished(figure, "When the photos were taken and posted", f"Photos by month, {low} to {high}{left_out}")
 
 
 def _within(months: Mapping[str, int]) -> tuple[Any, Any] | None:

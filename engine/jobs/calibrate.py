@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from engine.errors import DependencyError
 from engine.index import ivfpq
 from engine.index.spec import IndexSpec
 from engine.store.durable import disk_errors
+from engine.store.ingest import READERS
 from engine.store.rows_file import RowsFile, aligned
 from kernels import Device
 
-BYTES, PIECE, FILES, FILE_BYTES = 64 << 20, 4 << 20, 400, 20_400
+BYTES, PIECE, FILES, FILE_BYTES = 64 << 20, 4 << 20, 192, 20_400
 PQ_ROWS, PQ_LISTS, PQ_M = 4096, 16, 16  # FAISS trains a 4-bit codebook on no more rows
 
 
@@ -24,15 +26,16 @@ PQ_ROWS, PQ_LISTS, PQ_M = 4096, 16, 16  # FAISS trains a 4-bit codebook on no mo
 class Machine:
     """flops: of matrix products in float32 a second. write, copy: bytes a second to the flushed disk, and in memory.
 
-    file_seconds: to open, read and close a `.dat` file in the page cache. codebook_seconds: to train
-    one of the codebooks of 4-bit codes.
-    seconds: that all this took.
+    file_seconds: to open, read and close a `.dat` file in the page cache. cold_file_seconds: the same of a file that
+    comes from the disk, by as many threads as an ingest has. codebook_seconds: to train one of the codebooks of 4-bit
+    codes. seconds: that all this took.
     """
 
     flops: float
     write: float
     copy: float
     file_seconds: float
+    cold_file_seconds: float
     codebook_seconds: float
     seconds: float
 
@@ -41,7 +44,8 @@ def calibrate(folder: Path) -> Machine:
     """Measure this machine, and the disk that `folder` (which must exist) is on; nothing is left there."""
     started = time.perf_counter()
     with disk_errors(folder), tempfile.TemporaryDirectory(prefix=".calibrate-", dir=folder) as name:
-        write, file_seconds = _disk(Path(name))
+        write = _write(Path(name))
+        file_seconds, cold_file_seconds = _read(Path(name))
     rows = np.random.default_rng(0).standard_normal((2048, 2048), np.float32)
     product = _best(lambda: rows @ rows)
     data, other = np.ones(BYTES, np.uint8), np.empty(BYTES, np.uint8)
@@ -50,6 +54,7 @@ def calibrate(folder: Path) -> Machine:
         write=write,
         copy=BYTES / _best(lambda: np.copyto(other, data)),
         file_seconds=file_seconds,
+        cold_file_seconds=cold_file_seconds,
         codebook_seconds=_codebooks(),
         seconds=time.perf_counter() - started,
     )
@@ -65,7 +70,7 @@ def _best(work: Callable[[], object], times: int = 3) -> float:
     return max(min(taken), 1e-9)
 
 
-def _disk(folder: Path) -> tuple[float, float]:
+def _write(folder: Path) -> float:
     block = aligned(PIECE)  # written as an ingest writes
     block[:] = np.random.default_rng(1).integers(0, 256, PIECE, np.uint8)
     file = RowsFile(folder / "data", create=True)
@@ -74,21 +79,36 @@ def _disk(folder: Path) -> tuple[float, float]:
         for start in range(0, BYTES, PIECE):
             file.write(block.data, start)
         file.sync()
-        write = BYTES / (time.perf_counter() - started)
+        return BYTES / (time.perf_counter() - started)
     finally:
         file.close()
+
+
+def _read(folder: Path) -> tuple[float, float]:
+    """Seconds a file: by one thread from the page cache, and by an ingest's threads from the disk."""
     paths = [str(folder / str(number)) for number in range(FILES)]
     for path in paths:
-        Path(path).write_bytes(block[:FILE_BYTES].tobytes())
-    buffer = bytearray(FILE_BYTES)
+        with open(path, "wb") as file:  # noqa: PTH123 - its handle is wanted
+            file.write(bytes(FILE_BYTES))
+            os.fdatasync(file.fileno())  # what is not on the disk yet stays in the page cache
 
-    def read() -> None:
-        for path in paths:
+    def read(some: list[str]) -> None:
+        buffer = bytearray(FILE_BYTES)
+        for path in some:
             handle = os.open(path, os.O_RDONLY)
             os.preadv(handle, [buffer], 0)
             os.close(handle)
 
-    return write, _best(read) / FILES
+    warm = _best(lambda: read(paths)) / FILES
+    for path in paths:
+        handle = os.open(path, os.O_RDONLY)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+    with ThreadPoolExecutor(READERS) as readers:
+        started = time.perf_counter()
+        list(readers.map(read, [paths[number::READERS] for number in range(READERS)]))
+        return warm, (time.perf_counter() - started) / FILES
 
 
 def _codebooks() -> float:

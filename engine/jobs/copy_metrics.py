@@ -8,19 +8,15 @@ pairs. Here a pair is of two photos of one collection, in no order. A pair whose
 way of others, and that was not planted itself, is neither right nor wrong.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from engine.errors import InputError
-from engine.store.synth_copies import KINDS
-from engine.store.synth_edits import EDIT_KINDS
+from engine.jobs.copy_truth import ALL_KINDS, BURST, CopyTruth
+from engine.jobs.decisions import rows_among
 
 if TYPE_CHECKING:
     from engine.jobs.dedup import Duplicates
@@ -30,35 +26,7 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-BURST = "burst"
-ALL_KINDS = (*KINDS, *EDIT_KINDS)
 PRECISION = 0.9  # of the challenge's second figure
-
-
-@dataclass(frozen=True, kw_only=True)
-class CopyTruth:
-    """What was planted: kinds (t,) of pairs (t, 2) int64, a < b, as in the file; of bursts too.
-
-    photos (p,) ascending, and the lowest photo (p,) of which each is a copy, by way of others too; bursts are no
-    copies. Photos that are not there are copies of nothing.
-    """
-
-    kinds: tuple[str, ...]
-    pairs: I64
-    photos: I64
-    originals: I64
-
-    def original(self, photos: I64) -> I64:
-        """The lowest photo that each of some photos is a copy of, of the same shape; often itself."""
-        if not len(self.photos):
-            return photos
-        at = np.minimum(np.searchsorted(self.photos, photos), len(self.photos) - 1)
-        return np.where(self.photos[at] == photos, self.originals[at], photos)
-
-    def same(self, pairs: I64) -> Mask:
-        """Whether the photos of each pair (m, 2) are copies of one photo, (m,)."""
-        found = self.original(pairs)
-        return np.asarray(found[:, 0] == found[:, 1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,13 +82,14 @@ class TruthReport:
 class FoundPairs:
     """What is scored: pairs (m, 2), a < b, each once; scores (m,), higher is more alike; copies as in `Duplicates`.
 
-    groups: the photo ids of each; none unless given.
+    groups: the photo ids of each; none unless given. judged: (j, 2), a < b: left out, identical photos among them.
     """
 
     pairs: I64
     scores: npt.NDArray[np.floating]
     copies: I64
     groups: tuple[tuple[int, ...], ...] = ()
+    judged: I64 = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
 
 def micro_average_precision(scores: npt.NDArray[np.floating], right: Mask, planted: int) -> float:
@@ -216,65 +185,13 @@ def _scores_of(pairs: I64, found: FoundPairs) -> F64:
         at = np.minimum(np.searchsorted(known, wanted), max(len(known) - 1, 0))
         if len(known):
             result = np.where(known[at] == wanted, scores[at], result)
-    return result
+    return np.where(rows_among(pairs, found.judged), np.nan, result)
 
 
-def score_against_truth(duplicates: "Duplicates", truth_path: Path) -> TruthReport:
-    """All figures of what `find_duplicates` found; InputError names a line of the truth that is not as it must be."""
+def score_against_truth(duplicates: "Duplicates", truth: CopyTruth) -> TruthReport:
+    """All figures of what `find_duplicates` found."""
     found = FoundPairs(
         pairs=duplicates.pairs, scores=duplicates.scores, copies=duplicates.copies,
-        groups=tuple(group.photo_ids for group in duplicates.groups),
+        groups=tuple(group.photo_ids for group in duplicates.groups), judged=duplicates.judged,
     )  # fmt: skip
-    return score_pairs(found, read_truth(truth_path))
-
-
-def read_truth(path: Path) -> CopyTruth:
-    """What a `truth.jsonl` says; InputError names a line that is not as it must be."""
-    kinds, pairs, parents = list[str](), list[tuple[int, int]](), dict[int, int]()
-
-    def original(photo: int) -> int:
-        while (parent := parents.setdefault(photo, photo)) != photo:
-            parents[photo] = photo = parents.get(parent, parent)
-        return photo
-
-    for kind, photo, of in _lines(Path(path)):
-        kinds.append(kind)
-        pairs.append((min(photo, of), max(photo, of)))
-        if kind != BURST:
-            low, high = sorted((original(photo), original(of)))
-            parents[high] = low
-    photos = np.array(sorted(parents), np.int64)
-    originals = np.array([original(photo) for photo in photos.tolist()], np.int64)
-    return CopyTruth(
-        kinds=tuple(kinds), pairs=np.array(pairs, np.int64).reshape(-1, 2), photos=photos, originals=originals
-    )
-
-
-def _lines(path: Path) -> Iterator[tuple[str, int, int]]:
-    """The kind, the copy and its source of each line."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}). Give the truth.jsonl of the collection."
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text, expected the truth.jsonl of the collection.") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            kind, photo, of = entry["kind"], entry["photo_id"], entry["of"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            kind = photo = of = None
-        if kind not in ALL_KINDS or not _is_photo(photo) or not _is_photo(of):
-            raise InputError(
-                f'{path}, line {number}: expected {{"kind": one of {", ".join(ALL_KINDS)}, "photo_id": number, '
-                f'"of": number}}. The file is damaged: write the collection again.'
-            )
-        yield kind, photo, of
-
-
-def _is_photo(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 63
+    return score_pairs(found, truth)

@@ -11,7 +11,7 @@ A later decision about the same two photos takes the place of an earlier one.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import InputError
+from engine.store.store import Store
+from engine.words import counted
 
 I64 = npt.NDArray[np.int64]
 
@@ -27,6 +29,7 @@ VERDICTS = ("different", "all-different", "same")
 MOST_BYTES = 512 << 20
 # Of two photos each, 16 bytes: no person decides as much, and a few hostile bytes must not fill the memory.
 MOST_PAIRS = 50_000_000
+SHOWN = 5  # photo ids of a line
 _EXPECTED = 'expected {"version": 1, "decisions": [...]} as the report writes it. Save it from the page again.'
 
 
@@ -40,16 +43,20 @@ class Decisions:
 
     different: (d, 2) int64, a < b, ascending, each once: judged no duplicates. same: (s, 2) int64, a photo that is
     to be kept and one that is a duplicate of it; none of these pairs is in `different` too. entries: as they were read.
+    stores: the files that they were read from, and the store that each says it is about ("" where it says none).
     """
 
     different: I64 = field(default_factory=_no_pairs)
     same: I64 = field(default_factory=_no_pairs)
     entries: tuple[Mapping[str, Any], ...] = ()
+    stores: tuple[tuple[Path, str], ...] = ()
 
     @classmethod
     def read(cls, *paths: Path | str) -> Self:
         """The decisions of one file or of several, the later ones deciding; InputError says what is wrong and where."""
-        return cls.of([entry for path in paths for entry in _entries(Path(path))])
+        documents = [(Path(path), _document(Path(path))) for path in paths]
+        named = tuple((path, str(document.get("store") or "")) for path, document in documents)
+        return replace(cls.of([entry for each in documents for entry in _entries(*each)]), stores=named)
 
     @classmethod
     def of(cls, entries: Sequence[Mapping[str, Any]]) -> Self:
@@ -67,12 +74,35 @@ class Decisions:
         """How many decisions were made."""
         return len(self.entries)
 
+    def doubts(self, store: Store, *called: str) -> list[str]:
+        """A line for each file about another store, and one on photo ids that the store does not have, if any.
+
+        called: names under which it was known too, such as where it was when a report was made.
+        """
+        names, place = {str(store.path), *called}, store.path.resolve()
+        lines = [
+            f"{path}: decisions about the photos of {named}, and these are those of {store.path}. Photo ids are taken "
+            "as they are."
+            for path, named in self.stores
+            if named and named not in names and Path(named).resolve() != place
+        ]
+        photos = np.unique(np.concatenate([self.different, self.same]))
+        unknown = photos[~np.isin(photos, store.photo_ids)].tolist()
+        if unknown:
+            some = ", ".join(map(str, unknown[:SHOWN])) + (" and so on" if len(unknown) > SHOWN else "")
+            lines.append(f"{counted(len(unknown), 'photo')} decided on {_be(unknown)} not in {store.path}: {some}.")
+        return lines
+
     def are_different(self, pairs: I64) -> npt.NDArray[np.bool_]:
         """Which pairs (m, 2) of photo ids were judged no duplicates, (m,)."""
-        return _found(np.sort(pairs, axis=1), self.different)
+        return rows_among(np.sort(pairs, axis=1), self.different)
 
 
-def _found(pairs: I64, among: I64) -> npt.NDArray[np.bool_]:
+def _be(photos: Sequence[int]) -> str:
+    return "is" if len(photos) == 1 else "are"
+
+
+def rows_among(pairs: I64, among: I64) -> npt.NDArray[np.bool_]:
     """Which rows of `pairs` (m, 2) are rows of `among` (d, 2) too, (m,)."""
     if not len(pairs) or not len(among):
         return np.zeros(len(pairs), np.bool_)
@@ -91,9 +121,8 @@ def _pairs(entry: Mapping[str, Any]) -> I64:
     return np.stack([np.full(len(photos) - 1, photos[0]), photos[1:]], axis=1)
 
 
-def _entries(path: Path) -> Iterator[Mapping[str, Any]]:
+def _entries(path: Path, document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The entries of a file, each checked."""
-    document = _document(path)
     pairs = 0
     for number, entry in enumerate(document["decisions"], 1):
         where = f"{path}, decision {number}"

@@ -1,10 +1,10 @@
 """Duplicates in a store: every pair of photos above a threshold, and groups of them."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,23 +19,23 @@ from engine.jobs import (
     dedup_join,
     dedup_nearest,
     dedup_threshold,
-    groups_linked,
 )
 from engine.jobs.decisions import Decisions
 from engine.jobs.dedup_bursts import burst_pairs
 from engine.jobs.dedup_ceilings import ceilings_of
 from engine.jobs.dedup_files import Unfinished
+from engine.jobs.dedup_groups import GROUPINGS, Grouping, grouped
 from engine.jobs.dedup_near import NearPairs
 from engine.jobs.dedup_normalise import normalised
 from engine.jobs.dedup_photos import F32, I64, Photos, indices_of, searcher_of
 from engine.jobs.dedup_threshold import ThresholdChoice
-from engine.jobs.groups import DuplicateGroup, equal_rows, expand, group_photos, in_order
+from engine.jobs.groups import DuplicateGroup
+from engine.jobs.identical import copies_of, equal_rows
 from engine.jobs.parted import parted
 from engine.progress import Progress, silent
 from engine.version import VERSION
 
 Method = Literal["index", "exhaustive"]
-Grouping = Literal["medoid", "complete", "components"]
 # Pairs that score so much less than the threshold may reach it once their scores are normalised; others are not seen.
 NORMALISED_BELOW = 0.03
 
@@ -65,8 +65,8 @@ class DedupSpec:
             raise InputError(f"--false-pairs {self.false_pairs}: expected a rate between 0 and 1, such as 0.001")
         if self.threshold is not None and self.false_pairs is not None:
             raise InputError("--threshold beside --false-pairs: choose one")
-        if self.groups not in get_args(Grouping):
-            raise InputError(f"--groups {self.groups}: expected one of {', '.join(get_args(Grouping))}")
+        if self.groups not in GROUPINGS:
+            raise InputError(f"--groups {self.groups}: expected one of {', '.join(GROUPINGS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +74,11 @@ class Duplicates:
     """The duplicates of a store.
 
     pairs: (m, 2) int64 photo ids, a < b, ascending, each once. scores: (m,) float32, their cosines, 1 for identical
-    photos. bursts: (m,) bool, taken by one owner within minutes, if annotations say so. groups: by size descending.
-    copies: (c, 2) int64, each photo whose row has the very same values as that of a lower photo id, and the lowest such
-    id. photos: in the store, without the removed ones, which are in nothing here. judged: pairs left out as they were
-    judged to be none. resumed: blocks of an interrupted run. seconds: by phase. metric: of the index.
+    photos. bursts: (m,) bool, several shots of one owner within minutes, if annotations say so. groups: by size
+    descending. copies: (c, 2) int64, each photo whose row has the very same values as that of a lower photo id, and the
+    lowest such id. photos: in the store, without the removed ones, which are in nothing here. judged: (j, 2) int64,
+    pairs that would be duplicates and were judged to be none: they are in no group and not in `pairs`. resumed: blocks
+    of an interrupted run. seconds: by phase. metric: of the index.
     """
 
     pairs: I64
@@ -92,7 +93,7 @@ class Duplicates:
     device: str
     threshold_choice: ThresholdChoice | None = None
     bursts: npt.NDArray[np.bool_] | None = None
-    judged: int = 0
+    judged: I64 = field(default_factory=lambda: np.empty((0, 2), np.int64))
     resumed: int = 0
     method: Method = "index"
     grouping: Grouping = "medoid"
@@ -102,6 +103,16 @@ class Duplicates:
     def grouped(self) -> int:
         """How many photos are in groups."""
         return len({photo for group in self.groups for photo in group.photo_ids})
+
+    @property
+    def ungrouped(self) -> int:
+        """How many photos are in pairs and in no group.
+
+        Those that each is alike to, or of one burst with, are in groups around others, or were judged different from
+        somebody there.
+        """
+        held = np.fromiter((photo for group in self.groups for photo in group.photo_ids), np.int64)
+        return len(np.setdiff1d(self.pairs, held))
 
 
 def find_duplicates(
@@ -145,14 +156,19 @@ def find_duplicates(
     clock.lap("search")
     choice = dedup_threshold.refine(choice, nearest, best_scores(near, scores))
     good = scores.astype(np.float64) >= choice.threshold
-    found = _grouped(photos, lowest, near[good], scores[good], spec, progress)
+    progress("group", 0, 0, unit="pairs")
+    told = spec.decisions or Decisions()
+    found = grouped(
+        photos.ids[near[good]], scores[good], copies_of(lowest, photos.ids),
+        partial(burst_pairs, searcher.store, copies=choice.copies), spec.groups, told,
+    )  # fmt: skip
     clock.lap("group")
     every = Duplicates(
         **found, threshold=choice.threshold, threshold_choice=choice, photos=searcher.store.photos,
         layer=searcher.layer, metric=searcher.metric, device=_device(searcher, device), method=spec.method,
         grouping=spec.groups, normalised=spec.normalise, resumed=resumed, seconds=clock.seconds,
     )  # fmt: skip
-    return parted(every, spec.decisions or Decisions())
+    return parted(every, told)
 
 
 def job_of(searcher: Searcher, spec: DedupSpec, **more: Any) -> dict[str, Any]:
@@ -186,44 +202,6 @@ def best_scores(pairs: I64, scores: F32) -> npt.NDArray[np.float64]:
     best = np.full(len(photos), -np.inf)
     np.maximum.at(best, number.reshape(-1), np.repeat(scores.astype(np.float64), 2))
     return best
-
-
-_GROUPS: dict[Grouping, Callable[[I64, F32, I64], tuple[DuplicateGroup, ...]]] = {
-    "medoid": group_photos,
-    "complete": groups_linked.complete,
-    "components": groups_linked.components,
-}
-
-
-def _grouped(
-    photos: Photos, lowest: I64, near: I64, scores: F32, spec: DedupSpec, progress: Progress
-) -> dict[str, Any]:
-    """Pairs of photo ids, groups and the rest of `Duplicates`, from pairs of distinct rows."""
-    progress("group", 0, 0, unit="pairs")
-    store, ids = photos.stores[0], photos.ids
-    copied = np.flatnonzero((lowest >= 0) & (lowest != np.arange(len(lowest))))
-    copies = np.stack([ids[copied], ids[lowest[copied]]], axis=1)
-    copies = copies[np.argsort(copies[:, 0])]
-    distinct = np.sort(ids[near], axis=1)
-    order = np.lexsort((distinct[:, 1], distinct[:, 0]))
-    distinct, scores = distinct[order], scores[order]
-    told = spec.decisions or Decisions()
-    kept = ~told.are_different(distinct)
-    distinct, scores = distinct[kept], scores[kept]
-    burst = burst_pairs(store, distinct)
-    make = _GROUPS[spec.groups]
-    groups = make(distinct[~burst], scores[~burst], copies)
-    # Photos of a burst that are in no group of copies yet.
-    held = np.array([photo for group in groups for photo in group.photo_ids], np.int64)
-    rest = burst & ~np.isin(distinct, held).any(axis=1)
-    groups += tuple(replace(group, kind="burst") for group in make(distinct[rest], scores[rest], copies[:0]))
-    pairs, every = expand(distinct, scores, copies)
-    good = ~told.are_different(pairs)
-    pairs, every = pairs[good], every[good]
-    return {
-        "pairs": pairs, "scores": every, "groups": in_order(groups), "copies": copies,
-        "bursts": burst_pairs(store, pairs) & (every < 1), "judged": int((~kept).sum() + (~good).sum()),
-    }  # fmt: skip
 
 
 class Clock:

@@ -15,15 +15,16 @@ from engine.index.fused import FusedIndex
 from engine.index.search import Index
 from engine.index.searcher import Searcher
 from engine.jobs import dedup_nearest, dedup_threshold
+from engine.jobs.decisions import rows_among
 from engine.jobs.dedup import Clock, DedupSpec, best_scores, job_of
 from engine.jobs.dedup_ceilings import ceilings_of
 from engine.jobs.dedup_files import Unfinished
 from engine.jobs.dedup_near import NearPairs
+from engine.jobs.dedup_out import check_outputs, write_text, write_together
 from engine.jobs.dedup_photos import F32, I64, Photos, indices_of, searcher_of
 from engine.jobs.dedup_threshold import ThresholdChoice
-from engine.jobs.groups import equal_rows
+from engine.jobs.identical import copies_of, equal_rows, members_of, spread
 from engine.jobs.needed import need
-from engine.jobs.report import write_together
 from engine.progress import Progress, silent
 from engine.store.store import Store
 from engine.version import VERSION
@@ -33,10 +34,10 @@ from engine.version import VERSION
 class KnownPhotos:
     """Photos of a new store that are in an old one too.
 
-    pairs: (m, 2) int64, the id of a new photo and that of an old one, ascending. Of photos that are identical within a
-    store the lowest id stands for all in near pairs; identical ones of both stores are in `pairs` for every new photo,
-    with the lowest of the old ones. scores: (m,) float32, exact: (m,) bool, of the same values. known, unknown: the ids
-    of the new photos that are in a pair or are identical to one that is, and of the others.
+    pairs: (m, 2) int64, the id of a new photo and that of an old one, ascending. Photos that are identical within a
+    store are in it as `identical` says: each with each, of more than LARGE_CLASS each with the lowest of the other
+    store. unlisted: how many pairs are left out for that. scores: (m,) float32, exact: (m,) bool, of the same values.
+    known, unknown: the ids of the new photos that are in a pair, and of the others.
     """
 
     pairs: I64
@@ -44,6 +45,7 @@ class KnownPhotos:
     exact: npt.NDArray[np.bool_]
     known: I64
     unknown: I64
+    unlisted: int
     threshold_choice: ThresholdChoice
     layer: str
     store: Path
@@ -88,7 +90,7 @@ def find_known(
     choice = dedup_threshold.refine(choice, nearest, best_scores(near, scores))
     good = scores.astype(np.float64) >= choice.threshold
     same = _identical(sums, mine, theirs, border)
-    return _result(photos, mine, (near[good], scores[good], same), choice=choice, layer=searcher.layer,
+    return _result(photos, (mine, theirs), (near[good], scores[good], same), choice=choice, layer=searcher.layer,
                    seconds=clock.seconds)  # fmt: skip
 
 
@@ -103,36 +105,41 @@ def _check(photos: Photos, new: Store) -> None:
 
 
 def _identical(sums: npt.NDArray[np.uint64], mine: I64, theirs: I64, border: int) -> I64:
-    """(c, 2): each new photo that is identical to an old one, and the lowest such; numbers as of `Photos`."""
+    """(c, 2): each class of new photos that is identical to one of old ones; numbers of the lowest, as of `Photos`."""
     old = np.unique(theirs[theirs >= 0])
     known = {tuple(line): border + row for row, line in zip(old.tolist(), sums[border + old].tolist(), strict=True)}
-    new = np.flatnonzero(mine >= 0)
+    new = np.unique(mine[mine >= 0])
     partner = np.array([known.get(tuple(line), -1) for line in sums[new].tolist()], np.int64)
     return np.stack([new, partner], axis=1)[partner >= 0]
 
 
-def _result(photos: Photos, mine: I64, found: tuple[I64, F32, I64], **more: Any) -> KnownPhotos:
+def _result(photos: Photos, lowest: tuple[I64, I64], found: tuple[I64, F32, I64], **more: Any) -> KnownPhotos:
     near, scores, same = found
-    # A near pair of identical photos is one of them already.
-    told = set(zip(mine[same[:, 0]].tolist(), same[:, 1].tolist(), strict=True))
-    twice = np.array([(a, b) in told for a, b in near.tolist()], np.bool_)
-    pairs = np.concatenate([near[~twice], same])
-    every = np.concatenate([scores[~twice], np.ones(len(same), np.float32)])
-    exact = np.arange(len(pairs)) >= len(pairs) - len(same)
-    ids = photos.ids[pairs]
-    order = np.lexsort((ids[:, 1], ids[:, 0]))
-    present = np.flatnonzero(mine >= 0)
-    here = np.isin(mine[present], mine[pairs[:, 0]])
+    near_too = ~rows_among(near, same)  # a near pair of identical photos is one of them already
+    classes = photos.ids[np.concatenate([near[near_too], same])]
+    of_class = np.concatenate([scores[near_too], np.ones(len(same), np.float32)])
     new, old = photos.stores
+    ours, theirs = (
+        members_of(copies_of(rows, store.photo_ids)) for rows, store in zip(lowest, photos.stores, strict=True)
+    )
+    pairs, place = spread(classes, ours, theirs)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))
+    pairs, place = pairs[order], place[order]
+    every = sum(len(ours.get(a, (a,))) * len(theirs.get(b, (b,))) for a, b in classes.tolist())
+    present, known = np.sort(new.photo_ids[lowest[0] >= 0]), np.unique(pairs[:, 0])
     return KnownPhotos(
-        pairs=ids[order], scores=every[order], exact=exact[order], known=np.sort(photos.ids[present[here]]),
-        unknown=np.sort(photos.ids[present[~here]]), threshold_choice=more["choice"], layer=more["layer"],
+        pairs=pairs, scores=of_class[place], exact=place >= len(classes) - len(same), unlisted=every - len(pairs),
+        known=known, unknown=np.setdiff1d(present, known), threshold_choice=more["choice"], layer=more["layer"],
         store=old.path, query_store=new.path, seconds=more["seconds"],
     )  # fmt: skip
 
 
 def write_known(known: KnownPhotos, out: Path) -> dict[str, Path]:
-    """Write pairs.parquet, known.txt, new.txt and summary.json into a folder; their paths by name."""
+    """Write pairs.parquet, known.txt, new.txt and summary.json into a folder; their paths by name.
+
+    InputError where it holds the answers of a search within one store.
+    """
+    check_outputs(out, kind="known")
     columns = {
         "query_photo_id": np.ascontiguousarray(known.pairs[:, 0]),
         "photo_id": np.ascontiguousarray(known.pairs[:, 1]),
@@ -147,15 +154,11 @@ def write_known(known: KnownPhotos, out: Path) -> dict[str, Path]:
 
     writers: dict[str, Callable[[BinaryIO], None]] = {
         "pairs.parquet": table,
-        "known.txt": partial(_write, "".join(f"{photo}\n" for photo in known.known.tolist())),
-        "new.txt": partial(_write, "".join(f"{photo}\n" for photo in known.unknown.tolist())),
-        "summary.json": partial(_write, json.dumps(summary_of(known), indent=1) + "\n"),
+        "known.txt": partial(write_text, text="".join(f"{photo}\n" for photo in known.known.tolist())),
+        "new.txt": partial(write_text, text="".join(f"{photo}\n" for photo in known.unknown.tolist())),
+        "summary.json": partial(write_text, text=json.dumps(summary_of(known), indent=1) + "\n"),
     }
     return write_together(out, writers)
-
-
-def _write(text: str, file: BinaryIO) -> None:
-    file.write(text.encode(errors="replace"))  # the name of a folder may hold bytes that are no text
 
 
 def summary_of(known: KnownPhotos) -> dict[str, Any]:
@@ -165,5 +168,6 @@ def summary_of(known: KnownPhotos) -> dict[str, Any]:
         "threshold": known.threshold_choice.threshold, "threshold_choice": known.threshold_choice.document(),
         "query_photos": len(known.known) + len(known.unknown), "known": len(known.known),
         "new": len(known.unknown), "pairs": len(known.pairs), "exact_pairs": int(known.exact.sum()),
+        "pairs_not_listed": known.unlisted,
         "seconds": {name: round(seconds, 3) for name, seconds in known.seconds.items()}, "engine_version": VERSION,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 A row x of unit length is p + r, p on the axes of an index's PCA and r at right angles to them. So x·y = p·p′ + r·r′
 ≤ p·p′ + |r| |r′|, by Cauchy and Schwarz: the inner product of the vectors (p, |r|), which are of unit length
 themselves and here called ceilings. 257 numbers bound a product of 4,096, and |(p, |r|) − (p′, |r′|)| ≤ |x − y|.
+The same with the leading 128 of these numbers and the length of the others gives short ceilings, which are never lower.
 The same pass sums the bytes of each row.
 """
 
@@ -26,6 +27,7 @@ BLOCK_ROWS = 4096
 # Rounding: the squared length of what the axes leave is a difference of numbers near 1, in float32 right to about
 # 10⁻⁶. So much is added to it, and taken from every threshold that a ceiling is held against.
 SLACK = 1e-5
+LEADING, FIRST = 128, 64
 _MINUS_ZERO = np.iinfo(np.int32).min  # the bits of −0.0
 
 
@@ -33,16 +35,15 @@ _MINUS_ZERO = np.iinfo(np.int32).min  # the bits of −0.0
 class Ceilings:
     """vectors: (n, width) float32, those of all layers side by side, each times the root of its weight; width 0: none.
 
-    sums: (n, 2) uint64, XXH3 with 128 bits of each photo's rows, in which −0.0 is 0.0. leading: the columns (c,) that
-    hold most of the distances.
+    short: (n, c + 1) float32, the columns of `vectors` that hold most of the distances, and the length of all others.
+    sums: (n, 2) uint64, XXH3 with 128 bits of each photo's rows, in which −0.0 is 0.0. points: (n, c′) float32, those
+    columns of `short` that hold most of them again.
     """
 
     vectors: Any
+    short: Any
     sums: Any
-    leading: npt.NDArray[np.int64]
-
-
-LEADING = 64
+    points: Any
 
 
 def ceilings_of(
@@ -53,21 +54,42 @@ def ceilings_of(
     if len(axes) < len(photos.layers):
         axes = []
     widths = [part.shape[1] + 1 for part in axes]
+    first = _columns(widths, 0, FIRST)
+    leading = np.concatenate([first, _columns(widths, FIRST, LEADING)])
     n = len(photos)
     vectors = unfinished.array("ceilings.f32", (n, sum(widths)), "<f4")
+    short = unfinished.array("short.f32", (n, len(leading) + 1 if axes else 0), "<f4")
     sums = unfinished.array("sums.u64", (n, 2), "<u8")
     for block, (start, rows) in enumerate(photos.blocks(BLOCK_ROWS)):
         part = np.s_[start : start + len(rows[0])]
-        if not unfinished.has("rows", block, vectors[part], sums[part]):
-            _fill(photos, axes, rows, vectors[part], sums[part])
-            unfinished.done("rows", block, vectors[part], sums[part])
+        written = vectors[part], short[part], sums[part]
+        if not unfinished.has("rows", block, *written):
+            _fill(photos, axes, leading, rows, *written)
+            unfinished.done("rows", block, *written)
         progress("read the rows", part.stop, n)
-    begins = np.cumsum([0, *widths])[:-1]
-    each = [start + np.arange(min(LEADING // len(axes), width)) for start, width in zip(begins, widths, strict=True)]
-    return Ceilings(vectors=vectors, sums=sums, leading=np.concatenate([np.empty(0, np.int64), *each]))
+    return Ceilings(vectors=vectors, short=short, sums=sums, points=short[:, : len(first)])
 
 
-def _fill(photos: Photos, axes: Sequence[Any], rows: Sequence[F32], vectors: Any, sums: Any) -> None:
+def _columns(widths: Sequence[int], start: int, stop: int) -> npt.NDArray[np.int64]:
+    """Of the columns of vectors of these widths side by side those from `start` to `stop`, shared among the layers.
+
+    The axes of each layer come in the order of their variance.
+    """
+    begins = np.cumsum([0, *widths])[:-1].tolist()
+    spans = ((min(at // len(widths), width) for at in (start, stop)) for width in widths)
+    each = [begin + np.arange(*span) for begin, span in zip(begins, spans, strict=True)]
+    return np.concatenate([np.empty(0, np.int64), *each])
+
+
+def _fill(
+    photos: Photos,
+    axes: Sequence[Any],
+    leading: npt.NDArray[np.int64],
+    rows: Sequence[F32],
+    vectors: Any,
+    short: Any,
+    sums: Any,
+) -> None:
     def work(a: int, b: int) -> None:
         some = [layer[a:b] for layer in rows]
         sums[a:b] = checksums(some)
@@ -81,8 +103,18 @@ def _fill(photos: Photos, axes: Sequence[Any], rows: Sequence[F32], vectors: Any
             vectors[a:b, at : at + width] = root * on_axes
             vectors[a:b, at + width] = root * np.where(there, np.sqrt(np.maximum(1 - left, 0) + SLACK), 0)
             at += width + 1
+        if axes:
+            short[a:b] = shortened(vectors[a:b], leading)
 
     threads.in_spans(len(rows[0]), 64, work)
+
+
+def shortened(vectors: F32, leading: npt.NDArray[np.int64]) -> F32:
+    """Short ceilings (n, c + 1) of vectors (n, width): their leading columns (c,), and the length of the others."""
+    first = vectors[:, leading]
+    whole, part = (np.einsum("ij,ij->i", each, each, dtype=np.float64) for each in (vectors, first))
+    rest = np.where(whole > 0, np.sqrt(np.maximum(whole - part, 0) + SLACK), 0)
+    return np.concatenate([first, rest[:, None].astype(np.float32)], axis=1)
 
 
 def checksums(rows: Sequence[F32]) -> npt.NDArray[np.uint64]:

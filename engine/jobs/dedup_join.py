@@ -1,13 +1,18 @@
 """All pairs of photos above a threshold, cell by cell: by their ceilings, by an index's codes, by the raw rows.
 
 Cost of a photo, where n photos lie in c cells and each is compared with v of them: its row read once (16 KiB of fc7)
-and projected (2 · 4,096 · 256 operations), 128 c for the cells, 514 v n / c for the ceilings; then 2 KiB of 4-bit codes
-for each pair whose ceiling reaches the threshold, and 16 KiB for each whose codes nearly do. The floor is the reading:
-16 µs at 1 GB/s. Beyond the maps 4 · 257 bytes of ceilings (a map too, in a folder) and c / 8 bytes of visits are held.
-Of 100,000 photos of the sample collection, fc7, threshold 0.95: 91 µs of processor time a photo, all included.
+and projected (2 · 4,096 · 256 operations), 128 c for the cells, 258 v n / c for the short ceilings; then 1 KiB for each
+pair whose short ceiling reaches the threshold, 2 KiB of 4-bit codes for each whose ceiling does, and 16 KiB for each
+whose codes nearly do. The floor is the reading: 16 µs at 1 GB/s. Beyond the maps 4 · 386 bytes of ceilings (maps too,
+in a folder) and c / 8 bytes of visits are held.
+
+Of photos of the sample collection, fc7, threshold 0.95, processor time a photo: 100,000 (1,024 cells) 42 µs for rows
+and ceilings, 15 for the cells, 25 for ceilings compared (21 short ones, 10 whole ones reach the threshold), 8 for codes
+and rows; 1,000,000 (4,096 cells) 52, 48, 192 (261 and 120 of them) and 93. What grows is the number of others that lie
+so near: 0.80 to 0.89 by their exact scores, with ceilings a tenth higher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,9 +29,9 @@ from kernels import Codes, threads
 STAGE = "join"
 # About 300 bytes each while they are grouped. Where there are more, nearly everything is like everything else.
 MOST_PAIRS = 20_000_000
-TILE = 2048, 4096  # visitors and members whose ceilings are looked at together, on one thread
+TILE = 2048, 512  # visitors and members whose ceilings are looked at together, on one thread: 4 MiB of them
+BATCH = 1 << 25  # products between two looks at how many pairs there are: at the worst 16 bytes each
 BLOCKS, LEAST_WORK = 256, 1 << 28  # of the join: at most so many, of so many products at least
-SETTLE = 1 << 20  # pairs that are settled together
 WIDER = 2.0  # times the largest error of the codes that was seen on a sample
 
 
@@ -68,10 +73,7 @@ class Screen:
         pairs = pairs - np.array([0, photos.starts[-2]])
         for layer, weight, codes in zip(photos.layers, photos.weights, self.codes, strict=True):
             rows = photos.stores[0].layer(layer)
-            size = max((64 << 20) // (4 * rows.shape[1]), 1)
-            for start in range(0, len(pairs), size):
-                part = np.s_[start : start + size]
-                total[part] += np.float32(weight) * photos.compared(rows, codes, pairs[part])
+            total += np.float32(weight) * photos.kernels.compare(rows, pairs, codes, "cosine")
         return total
 
 
@@ -85,25 +87,26 @@ def join(task: Join, unfinished: Unfinished, progress: Progress = silent) -> tup
     total = sum(work for _, _, work in blocks)
     done = total - sum(blocks[number][2] for number in waiting)
     for number in waiting:
-        start, stop, work = blocks[number]
-        _say(progress, done, total, unfinished)
-        near = [_of_cell(task, cell) for cell in range(start, stop)]
-        pairs = unique_pairs(np.concatenate([np.empty((0, 2), np.int64), *near]), len(task.photos))
-        unfinished.add(STAGE, number, found_of(*_settled(task, pairs)))
-        check_count(unfinished.count, task.threshold, task.photos.layers)
-        done += work
-    _say(progress, total, total, unfinished)
+        start, stop, _ = blocks[number]
+        found, count = [found_of(np.empty((0, 2), np.int64), np.empty(0, np.float32))], unfinished.count
+        for tiles, work in _batches(task.cells, start, stop):
+            _say(progress, done, total, count)
+            found.append(found_of(*_settled(task, _near(task, tiles))))
+            done, count = done + work, count + len(found[-1])
+            check_count(count, task.threshold, task.photos.layers)
+        unfinished.add(STAGE, number, np.concatenate(found))
+    _say(progress, total, total, unfinished.count)
     return unfinished.pairs(STAGE)
 
 
-def _say(progress: Progress, done: int, total: int, unfinished: Unfinished) -> None:
+def _say(progress: Progress, done: int, total: int, count: int) -> None:
     million = 1_000_000
-    progress("compare", done // million, total // million, unit="million pairs", detail=f"{unfinished.count:,} found")
+    progress("compare", done // million, total // million, unit="million pairs", detail=f"{count:,} found")
 
 
 def check_count(count: int, threshold: float, layers: Sequence[str]) -> None:
-    """InputError for more pairs than can be handled; most of them are found from both sides."""
-    if count > 2 * MOST_PAIRS:
+    """InputError for more pairs than can be handled."""
+    if count > MOST_PAIRS:
         raise InputError(
             f"--threshold {threshold:g}: more than {MOST_PAIRS:,} pairs of {'+'.join(layers)} have such a "
             "score, too many to be duplicates. Give a higher one."
@@ -121,49 +124,64 @@ def _blocks(cells: Cells) -> list[tuple[int, int, int]]:
     return [(a, b, int(work[a:b].sum())) for a, b in zip(starts.tolist(), stops, strict=True)]
 
 
-def _of_cell(task: Join, cell: int) -> I64:
-    """Pairs (m, 2), a < b, of visitors and members of a cell whose ceiling reaches the threshold."""
-    visitors, members = task.cells.visitors(cell), task.cells.members(cell)
-    if not task.between:
-        return _near(task, visitors, members)
-    border = task.photos.starts[1]
-    a, b = np.searchsorted(visitors, border), np.searchsorted(members, border)
-    return np.concatenate([_near(task, visitors[:a], members[b:]), _near(task, visitors[a:], members[:b])])
+Tile = tuple[int, I64, I64]
+"""A cell, some of its visitors, and some of its members."""
 
 
-def _near(task: Join, visitors: I64, members: I64) -> I64:
-    vectors, least = task.ceilings.vectors, np.float32(task.threshold - SLACK)
-    columns = np.ascontiguousarray(vectors[members])
-    found: list[I64] = [np.empty((0, 2), np.int64)]
+def _batches(cells: Cells, start: int, stop: int) -> Iterator[tuple[list[Tile], int]]:
+    """The tiles of the cells from `start` to `stop`, so many at a time that they are BATCH products; how many."""
+    tiles: list[Tile] = []
+    held = 0
+    for cell in range(start, stop):
+        visitors, members = cells.visitors(cell), cells.members(cell)
+        for first in range(0, len(members), TILE[1]):
+            some = members[first : first + TILE[1]]
+            for a in range(0, len(visitors), TILE[0]):
+                tiles.append((cell, visitors[a : a + TILE[0]], some))
+                held += len(tiles[-1][1]) * len(some)
+                if held >= BATCH:
+                    yield tiles, held
+                    tiles, held = [], 0
+    yield tiles, held
+
+
+def _near(task: Join, tiles: list[Tile]) -> I64:
+    """Pairs (m, 2) of visitors and members of tiles whose ceiling reaches the threshold, each once.
+
+    Those of one first photo follow each other: a member, or, of two stores, the photo of the first one.
+    """
+    least, vectors = np.float32(task.threshold - SLACK), task.ceilings.vectors
+    found: list[I64] = [np.empty((0, 2), np.int64)] * len(tiles)
 
     def work(a: int, b: int) -> None:
-        for start in range(a, b, TILE[0]):
-            some = visitors[start : min(start + TILE[0], b)]
-            lines = vectors[some]
-            for first in range(0, len(members), TILE[1]):
-                others = members[first : first + TILE[1]]
-                at = np.flatnonzero(lines @ columns[first : first + TILE[1]].T >= least)
-                x, y = some[at // len(others)], others[at % len(others)]
-                found.append(np.stack([np.minimum(x, y), np.maximum(x, y)], axis=1)[x != y])
+        for number in range(a, b):
+            found[number] = _of_tile(task, tiles[number], least)
 
-    threads.in_spans(len(visitors), 32, work)
-    return np.concatenate(found)
+    threads.in_spans(len(tiles), 1, work)
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *found])
+    pairs = pairs[task.photos.kernels.compare(vectors, pairs, Codes(vectors), "ip") >= least]
+    return pairs[np.argsort(pairs[:, 0], kind="stable")] if task.between else pairs
 
 
-def unique_pairs(pairs: I64, n: int) -> I64:
-    """Pairs (m, 2) of numbers below n, each once, ascending."""
-    return np.stack(np.divmod(np.unique(pairs[:, 0] * n + pairs[:, 1]), max(n, 1)), axis=1)
+def _of_tile(task: Join, tile: Tile, least: np.float32) -> I64:
+    """Pairs (m, 2), member and visitor, whose short ceiling reaches the threshold, and which meet here first."""
+    (cell, visitors, members), short = tile, task.ceilings.short
+    at = np.flatnonzero(short[members] @ short[visitors].T >= least)
+    line, column = np.divmod(at, len(visitors))
+    pairs = np.stack([members[line], visitors[column]], axis=1)
+    pairs = pairs[task.cells.first_meet(cell, pairs[:, 1], pairs[:, 0])]
+    if task.between:
+        pairs = np.sort(pairs, axis=1)
+        border = task.photos.starts[1]
+        pairs = pairs[(pairs[:, 0] < border) & (pairs[:, 1] >= border)]
+    return pairs
 
 
 def _settled(task: Join, pairs: I64) -> tuple[I64, F32]:
-    """The pairs whose exact score reaches the threshold, and these scores."""
-    kept: list[tuple[I64, F32]] = [(np.empty((0, 2), np.int64), np.empty(0, np.float32))]
-    for start in range(0, len(pairs), SETTLE):
-        some = pairs[start : start + SETTLE]
-        if task.screen is not None:
-            some = some[task.screen.scores(task.photos, some) >= task.threshold - task.screen.error]
-        scores = task.photos.scores(some)
-        # Wider than float32, so that no reported score is below the threshold as the user wrote it.
-        good = scores.astype(np.float64) >= task.threshold
-        kept.append((some[good], scores[good]))
-    return np.concatenate([part for part, _ in kept]), np.concatenate([part for _, part in kept])
+    """The pairs, a < b, whose exact score reaches the threshold, and these scores."""
+    if task.screen is not None:
+        pairs = pairs[task.screen.scores(task.photos, pairs) >= task.threshold - task.screen.error]
+    scores = task.photos.scores(pairs)
+    # Wider than float32, so that no reported score is below the threshold as the user wrote it.
+    good = scores.astype(np.float64) >= task.threshold
+    return np.sort(pairs[good], axis=1), scores[good]

@@ -1,9 +1,10 @@
 """Scores beside what is usual for their photos: a pair counts for more where its photos are seldom like any other.
 
 s′(a, b) = s(a, b) − (t(a) + t(b)) / 2 + t̄, where t(x) is the score of the tenth neighbour of x that is no copy of it,
-and t̄ its mean over a sample, which leaves scores where they were on the whole. M. Douze et al., "The 2021 Image
-Similarity Dataset and Challenge", arXiv:2106.09672, subtract the score of the n-th neighbour (n = 10, factor 1) in a
-background set from that of a query; here the store is its own background, and both photos are queries.
+identical ones counted once, and t̄ its mean over a sample, which leaves scores where they were on the whole. M. Douze
+et al., "The 2021 Image Similarity Dataset and Challenge", arXiv:2106.09672, subtract the score of the n-th neighbour
+(n = 10, factor 1) in a background set from that of a query; here the store is its own background, and both photos are
+queries.
 """
 
 import numpy as np

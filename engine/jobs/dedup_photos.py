@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +16,6 @@ from kernels import Codes, Kernels
 
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
-
-BLOCK_BYTES = 64 << 20  # of gathered rows
-WIDTH = 16  # partners that a row is compared with at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +71,10 @@ class Photos:
                 npy.forget(store.layer(layer))
 
     def scores(self, pairs: I64) -> F32:
-        """The exact scores (m,) of pairs (m, 2) of numbers, quickest where those of one photo are together.
+        """The exact scores (m,) of pairs (m, 2) of numbers, quickest where those of one first photo are together.
 
         Those of a pair may be of two stores.
         """
-        return np.concatenate([np.empty(0, np.float32), *(self._scores(part) for part in self._parts(pairs))])
-
-    def _parts(self, pairs: I64) -> Iterator[I64]:
-        dims = sum(self.stores[0].layer(layer).shape[1] for layer in self.layers)
-        size = max(BLOCK_BYTES // (4 * dims), 1)
-        for start in range(0, len(pairs), size):
-            yield pairs[start : start + size]
-
-    def _scores(self, pairs: I64) -> F32:
-        if not len(pairs):
-            return np.empty(0, np.float32)
         total = np.zeros(len(pairs))
         first = np.searchsorted(self.starts, pairs[:, 0], "right") - 1
         second = np.searchsorted(self.starts, pairs[:, 1], "right") - 1
@@ -100,40 +85,8 @@ class Photos:
                     if len(at):
                         mine, theirs = self.stores[store].layer(layer), self.stores[other].layer(layer)
                         local = pairs[at] - np.array([self.starts[store], self.starts[other]])
-                        total[at] += weight * self.compared(mine, Codes(theirs), local)
+                        total[at] += weight * self.kernels.compare(mine, local, Codes(theirs), "cosine")
         return total.astype(np.float32)
-
-    def compared(self, rows: Any, codes: Codes, pairs: I64) -> F32:
-        """The cosine (m,) of row pairs[i, 0] of rows (n, dim) with what codes hold of row pairs[i, 1]."""
-        lines, place = in_lines(pairs)
-        queries = np.ascontiguousarray(rows[pairs[lines[:, 0], 0]])
-        candidates = np.where(lines >= 0, pairs[lines, 1], -1)
-        found, scores = self.kernels.rerank(queries, candidates, codes, "cosine", candidates.shape[1])
-        # They come back best first: each goes where its candidate stood.
-        order, back = np.argsort(candidates, axis=1, kind="stable"), np.argsort(found, axis=1, kind="stable")
-        ordered = np.empty_like(scores)
-        np.put_along_axis(ordered, order, np.take_along_axis(scores, back, axis=1), axis=1)
-        out: F32 = ordered.reshape(-1)[place]
-        return out
-
-
-def in_lines(pairs: I64) -> tuple[I64, I64]:
-    """Pairs (m, 2), those of one first photo together, as lines of up to WIDTH of one photo each.
-
-    Returns the places (l, w) of their pairs, the first of each line ≥ 0, −1 = none; and the place of each pair in the
-    lines' flat order (m,).
-    """
-    m = len(pairs)
-    new = np.ones(m, np.bool_)
-    new[1:] = pairs[1:, 0] != pairs[:-1, 0]
-    begins = np.maximum.accumulate(np.where(new, np.arange(m), 0))
-    inside = np.arange(m) - begins
-    width = min(WIDTH, int(inside.max(initial=0)) + 1)
-    column = inside % width
-    line = np.cumsum(column == 0) - 1
-    lines = np.full((int(line[-1]) + 1 if m else 0, width), -1, np.int64)
-    lines[line, column] = np.arange(m)
-    return lines, line * width + column
 
 
 def searcher_of(where: Index | FusedIndex | Searcher) -> Searcher:

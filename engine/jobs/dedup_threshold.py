@@ -61,6 +61,11 @@ class ThresholdChoice:
     edges: list[float] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
 
+    @property
+    def copies(self) -> float:
+        """The score from which photos are as alike as copies: the threshold, unless somebody asked for less."""
+        return max(self.threshold, self.default) if self.how in ("given", "false-pairs") else self.threshold
+
     def document(self) -> dict[str, Any]:
         """The choice as JSON values."""
         return dict(self.__dict__)

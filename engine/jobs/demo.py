@@ -12,6 +12,7 @@ from engine.index.search import Index
 from engine.index.spec import IndexSpec, SearchSpec
 from engine.jobs.bench import BenchSpec, run_bench, write_bench
 from engine.jobs.copy_metrics import score_against_truth
+from engine.jobs.copy_truth import read_truth
 from engine.jobs.dedup import DedupSpec, find_duplicates
 from engine.jobs.report import ReportSpec, write_duplicates
 from engine.progress import Progress, silent
@@ -138,7 +139,7 @@ class _Demo:
         reused = document is not None
         if document is None:
             found = find_duplicates(index, DedupSpec(), self.progress)
-            truth = score_against_truth(found, self.sample / "truth.jsonl")
+            truth = score_against_truth(found, read_truth(self.sample / "truth.jsonl"))
             write_duplicates(found, index.store, out, ReportSpec(images=self.sample / "images", truth=truth))
             document = json.loads((out / "summary.json").read_bytes())
             _mark(out / "summary.json", _made_from(index))

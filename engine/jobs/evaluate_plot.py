@@ -6,12 +6,10 @@ each point is, with the interval of that difference: of the same queries, it is 
 """
 
 import importlib
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from engine.errors import DependencyError
-from engine.jobs.plot import DPI, FAINT, INK, OTHER, SOFT, STYLE, nice_steps, round_numbers
+from engine.jobs.plot import FAINT, INK, OTHER, SOFT, figure_bytes, nice_steps, round_numbers
 
 INCHES = (10.0, 7.6)
 LEFT, RIGHT, TOP, BOTTOM = (
@@ -28,27 +26,7 @@ Point = Mapping[str, Any]
 
 def draw_relevance(document: Mapping[str, Any]) -> dict[str, bytes]:
     """The figure of an evaluation's document as {"png": …, "svg": …}; DependencyError without Matplotlib."""
-    try:
-        matplotlib = importlib.import_module("matplotlib")
-        figures = importlib.import_module("matplotlib.figure")
-        agg = importlib.import_module("matplotlib.backends.backend_agg")
-    except ImportError as error:
-        raise DependencyError(
-            f"Matplotlib cannot be imported ({error}), so there is no figure; evaluate.json holds its numbers. "
-            "Install it: pip install matplotlib"
-        ) from error
-    with matplotlib.rc_context(STYLE):
-        figure = figures.Figure(figsize=INCHES, dpi=DPI)
-        agg.FigureCanvasAgg(figure)
-        _Drawing(figure, document).draw()
-        return {kind: _bytes(figure, kind) for kind in ("png", "svg")}
-
-
-def _bytes(figure: Any, kind: str) -> bytes:
-    data = io.BytesIO()
-    unsaid = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-    figure.savefig(data, format=kind, dpi=DPI, metadata=unsaid[kind], facecolor="white")
-    return data.getvalue()
+    return figure_bytes(INCHES, lambda figure: _Drawing(figure, document).draw(), numbers="evaluate.json")
 
 
 class _Drawing:

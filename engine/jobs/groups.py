@@ -1,4 +1,4 @@
-"""Classes of identical rows, and groups of duplicates around one photo each."""
+"""Groups of duplicates around one photo each."""
 
 import heapq
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from engine.jobs.identical import members_of
+
 I64 = npt.NDArray[np.int64]
 F32 = npt.NDArray[np.float32]
 
-# Identical photos in classes up to this size are paired each with each; in larger ones only with the lowest photo id.
-LARGE_CLASS = 32
 Kind = Literal["exact", "copy", "burst"]
 
 
@@ -22,79 +22,13 @@ class DuplicateGroup:
 
     photo_ids: ascending, the representative among them. min_score: the least score of a member with the
     representative, 1 for identical photos; of any pair of the group where groups are components or complete. kind:
-    exact, all are identical; burst, taken by one owner within minutes; or copy.
+    exact, all are identical; burst, several shots of one owner within minutes; or copy.
     """
 
     representative: int
     photo_ids: tuple[int, ...]
     min_score: float
     kind: Kind = "copy"
-
-
-def equal_rows(sums: npt.NDArray[np.uint64], photo_ids: I64, present: npt.NDArray[np.bool_]) -> I64:
-    """For each row (n,), the row of the lowest photo id that holds the very same values (often itself).
-
-    −1 for the rows of removed photos, which are nobody's copy. sums: (n, 2) checksums of the rows, see
-    `dedup_ceilings.checksums`; present: (n,).
-    """
-    there = np.flatnonzero(present)
-    order = there[np.lexsort((photo_ids[there], sums[there, 0], sums[there, 1]))]
-    ordered = sums[order]
-    first = np.ones(len(order), np.bool_)
-    first[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    lowest = np.full(len(sums), -1)
-    lowest[order] = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
-    return lowest
-
-
-def expand(pairs: I64, scores: F32, copies: I64) -> tuple[I64, F32]:
-    """Pairs of distinct rows, and what follows from them for the copies of those rows.
-
-    pairs: (m, 2) photo ids, a < b, each the lowest of its class; scores: (m,). copies: (c, 2), a photo and the lowest
-    photo id of its class. Returns all pairs (p, 2), a < b, in ascending order, and scores (p,); identical photos
-    score 1. A class of more than LARGE_CLASS photos enters pairs by its lowest photo id, or with the lowest photo id
-    of another class: the number of pairs stays in proportion to the photos.
-    """
-    if not len(copies):
-        order = np.lexsort((pairs[:, 1], pairs[:, 0]))
-        return pairs[order], scores[order]
-    members = members_of(copies)
-    out, out_scores = [], []
-    touched = np.isin(pairs, copies[:, 1]).any(axis=1)
-    out.append(pairs[~touched])
-    out_scores.append(scores[~touched])
-    for (a, b), score in zip(pairs[touched].tolist(), scores[touched], strict=True):
-        found = _between(members.get(a, [a]), members.get(b, [b]))
-        out.append(found)
-        out_scores.append(np.full(len(found), score, np.float32))
-    for photos in members.values():
-        found = _within(photos)
-        out.append(found)
-        out_scores.append(np.ones(len(found), np.float32))
-    every = np.sort(np.concatenate(out), axis=1)
-    order = np.lexsort((every[:, 1], every[:, 0]))
-    return every[order], np.concatenate(out_scores)[order]
-
-
-def members_of(copies: I64) -> dict[int, list[int]]:
-    """The photo ids of each class of identical rows by its lowest, ascending."""
-    members: dict[int, list[int]] = {}
-    for photo, lowest in sorted(copies.tolist()):
-        members.setdefault(lowest, [lowest]).append(photo)
-    return members
-
-
-def _between(ours: list[int], theirs: list[int]) -> I64:
-    if max(len(ours), len(theirs)) <= LARGE_CLASS:
-        return np.stack(np.meshgrid(ours, theirs, indexing="ij"), axis=-1).reshape(-1, 2).astype(np.int64)
-    return np.array([(ours[0], b) for b in theirs] + [(a, theirs[0]) for a in ours[1:]], np.int64)
-
-
-def _within(photos: list[int]) -> I64:
-    if len(photos) <= LARGE_CLASS:
-        a, b = np.triu_indices(len(photos), 1)
-        return np.asarray(photos, np.int64)[np.stack([a, b], axis=1)]
-    return np.array([(photos[0], b) for b in photos[1:]], np.int64)
 
 
 def group_photos(pairs: I64, scores: F32, copies: I64 | None = None) -> tuple[DuplicateGroup, ...]:

@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from engine.jobs.groups import F32, I64, DuplicateGroup, in_order, members_of
+from engine.jobs.groups import F32, I64, DuplicateGroup, in_order
+from engine.jobs.identical import members_of
 
 
 def components(pairs: I64, scores: F32, copies: I64) -> tuple[DuplicateGroup, ...]:

@@ -84,22 +84,30 @@ def _with_representative(group: DuplicateGroup, kept: int, scores: PairScores) -
 
 
 def _central(duplicates: Duplicates, scores: PairScores) -> npt.NDArray[np.bool_]:
-    """Which photos in groups, (p,) by ascending id, are a pair with every other photo of their group."""
+    """Which photos in groups, (p,) by ascending id, are a pair with every other photo of their group.
+
+    Identical photos count as one: they are pairs with the same photos, and a decision that says otherwise has parted
+    them. So a class may be in several groups.
+    """
     flat = np.fromiter(chain.from_iterable(group.photo_ids for group in duplicates.groups), np.int64)
     number = np.repeat(np.arange(len(duplicates.groups)), [len(group.photo_ids) for group in duplicates.groups])
     order = np.argsort(flat)
-    photos, group = flat[order], number[order]
-    at = np.minimum(np.searchsorted(photos, duplicates.pairs), len(photos) - 1)
-    inside = (photos[at] == duplicates.pairs).all(axis=1) & (group[at[:, 0]] == group[at[:, 1]])
-    # Identical photos count as one: in large classes only the lowest is in the pairs. That one is in the same group,
-    # or, where a decision has parted them, stands for them all the same.
-    lowest = np.sort(scores.lowest(duplicates.pairs[inside].ravel()).reshape(-1, 2), axis=1)
-    edges = np.unique(lowest[lowest[:, 0] != lowest[:, 1]], axis=0)
-    classes, place = np.unique(scores.lowest(photos), return_inverse=True)
-    degree = np.bincount(np.searchsorted(classes, edges).ravel(), minlength=len(classes))
-    in_group = np.unique(np.stack([group, place], axis=1), axis=0)[:, 0]
-    others = np.bincount(in_group, minlength=len(duplicates.groups)) - 1
-    return np.asarray(degree[place] >= others[group])
+    classes, place = np.unique(scores.lowest(flat[order]), return_inverse=True)
+    # A number for each class in each group, ascending, and where those of each class begin.
+    groups = len(duplicates.groups)
+    seats, seat = np.unique(place * groups + number[order], return_inverse=True)
+    starts = np.searchsorted(seats, np.arange(len(classes) + 1) * groups)
+    edges = scores.edges[np.isin(scores.edges, classes).all(axis=1)]
+    a, b = np.searchsorted(classes, edges).T
+    # Each pair of classes in every group that the first is in: it counts where the second is too.
+    times = starts[a + 1] - starts[a]
+    first = np.repeat(starts[a] - np.cumsum(times) + times, times) + np.arange(times.sum())
+    wanted = np.repeat(b, times) * groups + seats[first] % groups
+    second = np.minimum(np.searchsorted(seats, wanted), len(seats) - 1)
+    here = seats[second] == wanted
+    degree = np.bincount(np.concatenate([first[here], second[here]]), minlength=len(seats))
+    others = np.bincount(seats % groups, minlength=groups) - 1
+    return np.asarray(degree[seat] >= others[seats[seat] % groups])
 
 
 def _best_first(photos: I64, store: Store, rule: KeepRule, images: Path | None, progress: Progress) -> I64:

@@ -71,6 +71,7 @@ def kernels_agree(pair: Pair, rows: F32) -> list[Check]:
         _non_finite(pair, odd),
         *(_quantize(pair, rows, kind) for kind in CODES),
         *(_rerank(pair, data, kind, metric) for kind in KINDS for metric in METRICS for data in (rows, odd)),
+        *(_compare(pair, odd, kind, metric) for kind in KINDS for metric in METRICS),
         _cascade(pair, rows),
         *_products(pair, middle),
         *_all_rows(pair, middle),
@@ -117,6 +118,17 @@ def _rerank(pair: Pair, rows: F32, kind: str, metric: Metric) -> Check:
         for answer in found
     ]
     return pair.check(f"rerank {kind} {metric} {rows.shape[1]}d", np.concatenate(apart), SCORES[kind])
+
+
+def _compare(pair: Pair, rows: F32, kind: str, metric: Metric) -> Check:
+    queries, at = _asked(rows)
+    codes = Codes(rows) if kind == "float32" else pair.oracle.quantize(rows, CODES[KINDS.index(kind) - 1])
+    place, row = np.nonzero(at >= 0)[0], at[at >= 0]
+    found, expected = (
+        each.compare(queries, np.stack([place, row], 1), codes, metric) for each in (pair.ours, pair.oracle)
+    )
+    apart = np.abs(found.astype(np.float64) - expected) / _size(rows, metric)
+    return pair.check(f"compare {kind} {metric} {rows.shape[1]}d", apart, SCORES[kind])
 
 
 def _cascade(pair: Pair, rows: F32) -> Check:

@@ -7,7 +7,7 @@ gives the same bytes with the same Matplotlib. No pyplot: nothing global is open
 import importlib
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -32,19 +32,27 @@ STYLE = {
 
 def draw_recall_qps(document: Mapping[str, Any]) -> dict[str, bytes]:
     """The figure of a benchmark's document as {"png": …, "svg": …}; DependencyError without Matplotlib."""
+    return figure_bytes(INCHES, lambda figure: _Drawing(figure, document).draw(), numbers="bench.json")
+
+
+def figure_bytes(inches: tuple[float, float], draw: Callable[[Any], None], *, numbers: str) -> dict[str, bytes]:
+    """A figure of this size in the style of all figures here, drawn upon, as {"png": …, "svg": …}.
+
+    numbers: the file that holds what is drawn, which DependencyError names without Matplotlib.
+    """
     try:
         matplotlib = importlib.import_module("matplotlib")
         figures = importlib.import_module("matplotlib.figure")
         agg = importlib.import_module("matplotlib.backends.backend_agg")
     except ImportError as error:
         raise DependencyError(
-            f"Matplotlib cannot be imported ({error}), so there is no figure; bench.json holds its numbers. "
+            f"Matplotlib cannot be imported ({error}), so there is no figure; {numbers} holds its numbers. "
             "Install it: pip install matplotlib"
         ) from error
     with matplotlib.rc_context(STYLE):
-        figure = figures.Figure(figsize=INCHES, dpi=DPI)
+        figure = figures.Figure(figsize=inches, dpi=DPI)
         agg.FigureCanvasAgg(figure)
-        _Drawing(figure, document).draw()
+        draw(figure)
         return {kind: _bytes(figure, kind) for kind in ("png", "svg")}
 
 

@@ -1,6 +1,7 @@
 """The figures of a report as HTML: numbers in a row, a histogram, and how what was found compares with the truth."""
 
 import html
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ BARS = 40
 def page_text(text: object) -> str:
     """Text for HTML that holds neither markup nor placeholders."""
     return html.escape(str(text)).replace("{", "&#123;")
+
+
+def page_file(name: str) -> str:
+    """The text of one of the files that pages are made of: `page.css` has the style that all share."""
+    return resources.files("engine.jobs").joinpath(name).read_text(encoding="utf-8")
 
 
 def short(score: float) -> float:

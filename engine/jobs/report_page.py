@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +13,7 @@ from urllib.parse import quote
 from engine.jobs.decisions import Decisions
 from engine.jobs.dedup import Duplicates
 from engine.jobs.report_data import LISTED_IN_A_GROUP, Listing
-from engine.jobs.report_figures import figures, page_text, score_section, short, truth_table
+from engine.jobs.report_figures import figures, page_file, page_text, score_section, short, truth_table
 from engine.jobs.thumbnails import thumbnails
 from engine.version import VERSION
 
@@ -48,9 +47,9 @@ def page(duplicates: Duplicates, listing: Listing, summary: dict[str, Any], spec
         "report": summary["report"], "store": summary["store"], **columns, "pictures": pictures,
         "images": spec.images is not None, "folder": _relative(spec), "earlier": earlier or [],
     }  # fmt: skip
-    script = "(() => {\n" + '"use strict";\n' + "".join(map(_file, _SCRIPTS)) + "})();\n"
+    script = "(() => {\n" + '"use strict";\n' + "".join(map(page_file, _SCRIPTS)) + "})();\n"
     pieces = {
-        "STYLE": _file("report.css"),
+        "STYLE": page_file("page.css") + page_file("report.css"),
         "SCRIPT_HASH": "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "PICTURES": "'self' file:" if spec.images else "",
         "TITLE": page_text(f"Duplicates in {Path(summary['store']).name or summary['store']}"),
@@ -63,17 +62,13 @@ def page(duplicates: Duplicates, listing: Listing, summary: dict[str, Any], spec
         "HISTOGRAM": score_section(duplicates),
         "ABOUT": page_text(" ".join(_about(duplicates, listing, spec, left_out=earlier is None, pictured=pictured))),
     }
-    text = _file("report.html")
+    text = page_file("report.html")
     for name, piece in pieces.items():
         text = text.replace("{{" + name + "}}", piece)
     text = text.replace("{{SCRIPT}}", script)
     # Inside a script element only the text "</" could do harm, and in JSON < may always be written like this.
     written = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("{{DATA}}", written.replace("<", "\\u003c"))
-
-
-def _file(name: str) -> str:
-    return resources.files("engine.jobs").joinpath(name).read_text(encoding="utf-8")
 
 
 def _pictures(listing: Listing, spec: PageSpec) -> tuple[int, dict[str, str]]:

@@ -80,6 +80,41 @@ def test_inspect_of_damage_ends_with_three(run, tmp_path):
     assert done.exit_code == 1 and "no annotation files found" in done.stderr
 
 
+def test_an_ingest_of_less_is_one_line_and_what_is_lost_is_said(run, store, files, tmp_path):
+    run("annotations", "ingest", files, "--store", store)
+    (tmp_path / "less").mkdir()
+    (tmp_path / "less" / "3.json").write_text('{"title": "other", "views": "many"}')
+    said = ("annotations", "ingest", tmp_path / "less", "--store", store)
+    done = run(*said)
+    assert done.exit_code == 1 and done.stdout == "" and len(done.stderr.strip().splitlines()) == 1
+    assert "has annotations of 2 photos; 1 would lose some" in done.stderr and "--replace" in done.stderr
+    assert "would lose" in json.loads(run(*said, "--json").stdout)["error"]
+    done = run(*said, "--replace")
+    assert done.exit_code == 0 and "before 2 annotated photos" in " ".join(done.stdout.split())
+    assert "not readable and so left out: views in 1 file" in " ".join(done.stdout.split())
+    assert "1 photo lost what these sources do not say: title of 1. 2 photos had annotations, now 1." in done.stderr
+    assert "name all sources in one command" in done.stderr
+    report = json.loads(run("annotations", "ingest", files, "--store", store, "--json").stdout)
+    assert (report["annotated_before"], report["annotated"], report["lost"], report["dropped"]) == (1, 2, 0, {})
+
+
+def test_a_table_that_has_vanished_is_damage(run, store, files):
+    run("annotations", "ingest", files, "--store", store)
+    (store / "annotations.parquet").unlink()
+    done = run("verify", store)
+    assert done.exit_code == 3 and "annotations.parquet: is absent" in done.stderr and "--repair" not in done.stdout
+    assert "annotations.parquet is gone" in run("info", store).stdout
+    assert run("annotations", "ingest", files, "--store", store).exit_code == 0
+    assert run("verify", store).exit_code == 0
+
+
+def test_paths_of_a_map_that_stand_nowhere_are_said(run, store, files, tmp_path):
+    (tmp_path / "map.json").write_text('{"title": "photo.title", "tags": "photo.keywords[].x"}')
+    for words in (("ingest", files, "--store", store), ("inspect", files)):
+        done = run("annotations", *words, "--map", tmp_path / "map.json")
+        assert done.exit_code == 0 and "Of --map, in no file: tags: photo.keywords[].x." in done.stderr
+
+
 def test_a_store_that_has_grown_or_is_damaged_says_which_command_helps(run, store, files, tmp_path):
     run("annotations", "ingest", files, "--store", store)
     path = store / "annotations.parquet"

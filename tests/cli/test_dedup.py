@@ -87,8 +87,12 @@ def test_new_against_old(run: Run, collection: Path, tmp_path: Path) -> None:
     assert (summary["known"], summary["new"], summary["query_photos"]) == (30, 10, 40)
     assert (tmp_path / "out" / "new.txt").read_text().split() == [str(9_000 + i) for i in range(10)]
     assert run(*words, "--out", tmp_path / "said").stdout.count("30 of 40 photos") == 1
+    mixed = run(*words[:4], "--out", tmp_path / "out", "--device", "cpu")
+    assert mixed.exit_code == 1 and mixed.stderr.count("\n") == 1 and "holds known.txt, new.txt" in mixed.stderr
+    assert not (tmp_path / "out" / "groups.jsonl").exists()
     itself = run("dedup", old.path, "--layer", "fc8", "--query-store", old.path, "--out", tmp_path / "x")
     assert itself.exit_code == 1 and "is the store that is searched" in itself.stderr
+    assert not (tmp_path / "x").exists()
 
 
 SMALL = """
@@ -175,6 +179,69 @@ def test_an_index_of_another_state_is_refused(run: Run, tmp_path: Path) -> None:
     assert run("dedup", tmp_path / "other", "--exhaustive", "--out", tmp_path / "out", "--device", "cpu").exit_code == 0
 
 
-def test_groups_of_no_such_kind(run: Run, collection: Path, tmp_path: Path) -> None:
-    result = run("dedup", collection / "store", "--groups", "chains", "--out", tmp_path / "out")
-    assert result.exit_code == 1 and "--groups chains: expected one of medoid, complete, components" in result.stderr
+@pytest.mark.parametrize("option", ["groups", "keep"])
+def test_words_that_an_option_does_not_know_are_wrong_usage(
+    run: Run, collection: Path, tmp_path: Path, option: str
+) -> None:
+    result = run("dedup", collection / "store", f"--{option}", "chains", "--out", tmp_path / "out")
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 2 and f"--{option}" in said and "'chains': expected one of" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--keep", "first"), ("--groups", "medoid"), ("--normalise",), ("--images", "."), ("--decisions", "d.json"),
+     ("--truth", "t.jsonl")],
+)  # fmt: skip
+def test_what_does_nothing_beside_a_query_store_is_wrong_usage(
+    run: Run, collection: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    result = run("dedup", collection / "store", "--query-store", tmp_path, "--out", tmp_path / "out", *words)
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 2 and words[0] in said and "does nothing beside --query-store" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_truth_is_read_before_the_search(
+    run: Run, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def searched(*_: Any, **__: Any) -> None:
+        raise AssertionError("searched before the truth was read")
+
+    monkeypatch.setattr("engine.jobs.dedup.find_duplicates", searched)
+    truth = tmp_path / "truth.jsonl"
+    for text, expected in [
+        ("", "holds no planted pair"),
+        ("{\n", "line 1: expected"),
+        ('{"kind": "exact", "photo_id": 777777, "of": 888888}\n', "of its 1 planted pair is of photos of this store"),
+    ]:
+        truth.write_text(text)
+        result = run("dedup", collection / "store", "--truth", truth, "--out", tmp_path / "out", "--device", "cpu")
+        assert result.exit_code == 1 and expected in " ".join(result.stderr.split()), result.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_photos_in_pairs_alone_are_counted(run: Run, tmp_path: Path) -> None:
+    """Of a chain of four, the first three are a group around the second, and the fourth is like the third alone."""
+    angles = np.radians([0, 10, 20, 30])
+    rows = np.stack([np.cos(angles), np.sin(angles), *np.zeros((6, 4))], axis=1)
+    store = make_store(tmp_path / "store", {"x": rows.astype(np.float32)}, np.arange(4))
+    words = ("dedup", store.path, "--exhaustive", "--threshold", 0.98, "--device", "cpu")
+    summary = json.loads(run(*words, "--out", tmp_path / "out", "--json").stdout)
+    assert (summary["pairs"], summary["photos_in_groups"], summary["photos_in_pairs_alone"]) == (3, 3, 1)
+    listed = [(tmp_path / "out" / name).read_text().split() for name in ("keep.txt", "drop.txt")]
+    assert listed == [["1"], ["0", "2"]]
+    said = run(*words, "--out", tmp_path / "out").stdout
+    assert "1 photo of pairs, in neither keep.txt nor drop.txt" in " ".join(said.split())
+    assert "1 group of duplicates, 3 of 4 photos" in said
+
+
+def test_one_is_one(run: Run, tmp_path: Path) -> None:
+    for name in ("store", "new"):
+        make_store(tmp_path / name, {"x": np.ones((1, 8), np.float32)}, np.arange(1))
+    words = ("dedup", tmp_path / "store", "--exhaustive", "--device", "cpu", "--out")
+    alone = " ".join(run(*words, tmp_path / "a").stdout.split())
+    assert "0 groups of duplicates, 0 of 1 photo" in alone and "1 photos" not in alone
+    both = " ".join(run(*words, tmp_path / "b", "--query-store", tmp_path / "new").stdout.split())
+    assert "1 of 1 photo of" in both and " is in " in both and "1 photos" not in both

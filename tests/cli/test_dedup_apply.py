@@ -49,6 +49,14 @@ def test_from_a_search_to_removed_photos_and_back(run: Run, store: Path, collect
     assert going["removed"] == 0 and going["settled"] == 2 and going["by_kind"] == len(groups) - 2
     assert document(run("dedup", "apply", out, "--kinds", "none", "--json"))["drop"] == 0
 
+    far = tmp_path / "far.json"
+    far.write_text(json.dumps({"version": 1, "decisions": [{"photo_ids": [1, 77_777], "verdict": "same"}]}))
+    line = f"1 photo decided on is not in {store}: 77777."
+    for words in (("apply", out), (store, "--layer", "fc8", "--out", tmp_path / "said")):
+        result = run("dedup", *words, "--decisions", far)
+        assert result.exit_code == 0 and line in " ".join(result.stderr.split())
+    assert document(run("dedup", "apply", out, "--decisions", far, "--json"))["doubts"] == [line]
+
     done = run("dedup", "apply", out, "--decisions", told, "--remove")
     assert done.exit_code == 0 and f"{going['drop']:,} photos removed" in done.stdout
     assert Store.open(store).photos == 1200 - going["drop"]
@@ -64,7 +72,6 @@ def test_from_a_search_to_removed_photos_and_back(run: Run, store: Path, collect
 def test_what_cannot_be_is_said_in_one_line(run: Run, store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, expected in [
-        (("--keep", "newest"), "--keep newest: expected one of"),
         (("--keep", "largest"), "--images DIR"),
         (("--keep", "oldest"), "has none"),
         (("--decisions", tmp_path / "absent.json"), "no such file"),

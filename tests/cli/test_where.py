@@ -119,6 +119,7 @@ def test_removed_photos_never_come_back_by_a_condition(run, annotated, tmp_path)
     [
         (("--where", "titel = 'x'"), ['"title"', "Columns: photo_id, annotated, title"]),
         (("--where", "tags @> 'nosuchtag'"), ["no photo is left to be found"]),
+        (("--where", "taken > now() - interval 1 year"), ["now goes by the clock", "Columns: photo_id"]),
         (("--where", "EXISTS (FROM read_csv('/etc/passwd'))"), ["read_csv() is not among the functions"]),
         (("--where", "true; DROP TABLE annotations"), ["syntax error"]),
         (("--columns", "titel"), ["column 'titel': expected of"]),
@@ -130,6 +131,14 @@ def test_what_cannot_be_is_one_line(run, annotated, options, words):
     assert result.stdout == ""
     assert len(result.stderr.strip().splitlines()) == 1
     assert all(word in result.stderr for word in words)
+
+
+def test_columns_in_any_case_and_photo_id_among_them(run, annotated):
+    asked = ("query", annotated, "--layer", "fc7", "--photo", 41, "-k", 2, "--device", "cpu", "--json", "--columns")
+    expected = answers(run(*asked, "title,owner"))
+    assert answers(run(*asked, "Photo_ID,TITLE, Owner ")) == expected
+    assert "title" in expected["queries"][0]["neighbors"][0]["annotations"]
+    assert "annotations" not in answers(run(*asked, "photo_id"))["queries"][0]["neighbors"][0]
 
 
 def test_columns_in_every_form(run, annotated, tmp_path):
@@ -227,7 +236,7 @@ def test_all_of_a_photo(run, annotated, collection):
     assert documents[0]["annotations"]["tags"] == row["tags"]
     assert sum(one["probability"] for one in documents[0]["classes"]) <= 1
     empty = next((row["photo_id"] for row in rows if not row["annotated"]), None)
-    assert "no file of annotations was read for it" in run("info", annotated, "--photo", empty).stdout
+    assert "no file was read for it, or none that says anything" in run("info", annotated, "--photo", empty).stdout
     assert "mirsearch annotations ingest" in run("info", collection / "store", "--photo", 41).stdout
     missing = run("info", annotated, "--photo", 10**9)
     assert (missing.exit_code, missing.stdout) == (1, "")

@@ -12,16 +12,14 @@ from hypothesis import strategies as st
 
 from engine.errors import InputError
 from engine.jobs.copy_metrics import (
-    ALL_KINDS,
-    CopyTruth,
     FoundPairs,
     group_purity,
     micro_average_precision,
-    read_truth,
     recall_at_precision,
     score_against_truth,
     score_pairs,
 )
+from engine.jobs.copy_truth import ALL_KINDS, CopyTruth, check_truth, read_truth
 from engine.jobs.dedup import Duplicates
 from engine.jobs.groups import DuplicateGroup
 
@@ -129,7 +127,7 @@ def test_truth_by_hand(tmp_path: Path):
         ("burst", 10, 4), ("cropped", 10_000_011, 11),
     )  # fmt: skip
     # (5, 9) is true by way of photo 1; (4, 8) is a burst, (1, 2) nobody planted.
-    report = score_against_truth(duplicates_of([(1, 5), (5, 9), (2, 6), (4, 8), (1, 2)]), truth)
+    report = score_against_truth(duplicates_of([(1, 5), (5, 9), (2, 6), (4, 8), (1, 2)]), read_truth(truth))
     counts = {kind: (entry.planted, entry.found) for kind, entry in report.kinds.items() if entry.planted}
     assert counts == {"exact": (2, 1), "near-strong": (1, 1), "near-weak": (1, 0), "burst": (2, 1), "cropped": (1, 0)}
     assert tuple(report.kinds) == ALL_KINDS
@@ -166,12 +164,12 @@ def test_a_pair_planted_twice_counts_once(tmp_path: Path):
 
 def test_truth_about_copies_that_are_in_no_pair(tmp_path: Path):
     truth = truth_file(tmp_path, ("exact", 5, 3), ("near-strong", 20, 5), ("near-strong", 21, 5))
-    report = score_against_truth(duplicates_of([(1, 20), (1, 3), (1, 5)], [(3, 1), (5, 1)]), truth)
+    report = score_against_truth(duplicates_of([(1, 20), (1, 3), (1, 5)], [(3, 1), (5, 1)]), read_truth(truth))
     assert report.kinds["exact"].found == 1 and report.kinds["near-strong"].found == 1
 
 
 def test_truth_with_nothing_found(tmp_path: Path):
-    report = score_against_truth(duplicates_of([]), truth_file(tmp_path, ("exact", 5, 3)))
+    report = score_against_truth(duplicates_of([]), read_truth(truth_file(tmp_path, ("exact", 5, 3))))
     assert report.precision is None and report.kinds["exact"].recall == 0 and report.micro_ap == report.recall == 0
 
 
@@ -186,7 +184,7 @@ def test_purity_by_hand(tmp_path: Path):
     assert group_purity(((1, 2, 3), (4, 5, 6), (6, 7)), truth) == (6 / 8, 1 / 3)
     assert group_purity((), truth) == (None, None)
     group = DuplicateGroup(representative=1, photo_ids=(1, 2, 9), min_score=0.9)
-    report = score_against_truth(duplicates_of([(1, 2)], groups=(group,)), tmp_path / "truth.jsonl")
+    report = score_against_truth(duplicates_of([(1, 2)], groups=(group,)), read_truth(tmp_path / "truth.jsonl"))
     assert report.purity == 2 / 3 and report.pure_groups == 0
 
 
@@ -214,12 +212,22 @@ def test_damaged_truth_names_the_line(tmp_path: Path, line: str):
     truth = truth_file(tmp_path, ("exact", 5, 3))
     truth.write_text(truth.read_text() + line + "\n")
     with pytest.raises(InputError, match=r"truth\.jsonl, line 2: expected"):
-        score_against_truth(duplicates_of([]), truth)
+        read_truth(truth)
 
 
 def test_truth_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(InputError, match=r"absent\.jsonl: cannot be read"):
-        score_against_truth(duplicates_of([]), tmp_path / "absent.jsonl")
+        read_truth(tmp_path / "absent.jsonl")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="not UTF-8"):
-        score_against_truth(duplicates_of([]), tmp_path / "binary")
+        read_truth(tmp_path / "binary")
+
+
+def test_truth_that_says_nothing_about_a_store(tmp_path: Path):
+    path = truth_file(tmp_path, ("exact", 5, 3), ("burst", 8, 7))
+    check_truth(read_truth(path), path, np.array([3, 5]))
+    with pytest.raises(InputError, match=r"truth\.jsonl: none of its 2 planted pairs is of photos of this store"):
+        check_truth(read_truth(path), path, np.array([3, 8]))
+    path.write_text("\n")
+    with pytest.raises(InputError, match=r"truth\.jsonl: holds no planted pair"):
+        check_truth(read_truth(path), path, np.array([3, 5]))

@@ -13,7 +13,7 @@ from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec
 from engine.jobs.dedup import DedupSpec, Duplicates, Method, find_duplicates
-from engine.jobs.groups import LARGE_CLASS
+from engine.jobs.identical import LARGE_CLASS
 from engine.store.store import Store
 from engine.store.synth import features
 from engine.store.synth_model import make_block

@@ -142,11 +142,54 @@ def test_damaged_groups_are_refused(folder: Path, line: Any) -> None:
 
 def test_files_of_two_reports_are_refused(folder: Path) -> None:
     (folder / "groups.jsonl").write_bytes((folder / "groups.jsonl").read_bytes().splitlines(keepends=True)[0])
-    with pytest.raises(InputError, match=r"1 groups, summary\.json says 2"):
+    with pytest.raises(InputError, match=r"1 group, summary\.json says 2"):
         apply_report(folder)
     (folder / "groups.jsonl").unlink()
     with pytest.raises(InputError, match=r"groups\.jsonl: cannot be read"):
         apply_report(folder)
+
+
+@pytest.mark.parametrize("name", ["groups.jsonl", "pairs.parquet", "summary.json"])
+def test_one_file_of_another_report_is_refused(folder: Path, store: Store, tmp_path: Path, name: str) -> None:
+    """Of as many groups and pairs, so that no count gives it away."""
+    write_duplicates(duplicates([(1, 2, 0.97), (1, 4, 0.96), (10, 11, 1.0)]), store, tmp_path / "other")
+    (tmp_path / "other" / name).replace(folder / name)
+    before = files_below(folder)
+    with pytest.raises(InputError, match=r"(groups\.jsonl|pairs\.parquet): is not .*Run `mirsearch dedup` again"):
+        apply_report(folder)
+    assert files_below(folder) == before
+
+
+def test_pairs_that_are_no_parquet_are_refused_and_absent_ones_are_not_missed(folder: Path) -> None:
+    (folder / "pairs.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(InputError, match=r"pairs\.parquet: cannot be read \("):
+        apply_report(folder)
+    (folder / "pairs.parquet").unlink()
+    assert apply_report(folder).removal.drop.tolist() == [2, 3, 11]
+
+
+def test_decisions_about_other_photos_are_said(folder: Path, store: Store, tmp_path: Path) -> None:
+    assert apply_report(folder).doubts == ()
+    own = decide(folder / "decisions.json", ("same", [1, 2]))
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"store": str(store.path)}))
+    assert apply_report(folder).doubts == ()
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"store": "/elsewhere/photos"}))
+    (line,) = apply_report(folder).doubts
+    assert line.startswith(
+        f"{own}: decisions about the photos of /elsewhere/photos, and these are those of {store.path}"
+    )
+    far = decide(tmp_path / "far.json", ("different", [1, 500]), ("all-different", [*range(900, 908)]))
+    (line,) = apply_report(folder, ApplySpec(decisions=(far,))).doubts
+    assert line == f"9 photos decided on are not in {store.path}: 500, 900, 901, 902, 903 and so on."
+    (line,) = apply_report(folder, ApplySpec(decisions=(decide(far, ("same", [1, 500])),))).doubts
+    assert line == f"1 photo decided on is not in {store.path}: 500."
+
+
+def test_decisions_of_a_store_that_has_moved_are_its_own(folder: Path, store: Store, tmp_path: Path) -> None:
+    own = decide(folder / "decisions.json", ("same", [1, 2]))
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"store": str(store.path)}))
+    store.path.rename(tmp_path / "elsewhere")
+    assert apply_report(folder, ApplySpec(store=tmp_path / "elsewhere")).doubts == ()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"store": 3}', '{"store": "s", "layer": "fc7", "groups": 2}', "[" * 9999])

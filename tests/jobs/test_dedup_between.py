@@ -58,17 +58,45 @@ def test_finds_what_brute_force_finds(stores: tuple[Store, Store], method: Any) 
     every = expected(old, new)
     found = {(a, b): score for (a, b), score in zip(known.pairs.tolist(), known.scores.tolist(), strict=True)}
     assert len(found) == len(known.pairs) >= 100
-    # Identical photos of one store are in the pairs by their lowest id; which photos are known, all of them count.
-    assert found.keys() <= every.keys()
+    assert found.keys() == every.keys()  # identical photos of either store among them
+    assert known.unlisted == 0
     assert all(score == pytest.approx(every[pair], abs=1e-6) for pair, score in found.items())
     ids = {new_id for new_id, _ in every}
     assert set(known.known.tolist()) == ids
     assert set(known.unknown.tolist()) == set(new.photo_ids.tolist()) - ids
     exact = {tuple(pair) for pair in known.pairs[known.exact].tolist()}
     assert {(int(new.photo_ids[i]), int(old.photo_ids[i])) for i in range(1, 51) if i != 7} <= exact
-    assert (36, 9) in exact and (36, 21) not in exact  # new 7 is old 3, as old 7 is
+    assert {(16, 9), (16, 21), (36, 9), (36, 21)} <= exact  # new 3 and 7 are old 3, as old 7 is
     assert (399 * 5 + 1, 3300) in exact
     assert 296 in known.known and 301 in known.known
+
+
+@pytest.mark.parametrize("many", [(40, 3), (3, 40), (40, 40)])
+def test_many_identical_photos_are_each_with_the_lowest_of_the_other_store(
+    tmp_path: Path, many: tuple[int, int]
+) -> None:
+    """The same numbers are photos of both stores."""
+    rows = clustered(300, 24, seed=4).astype(np.float32)
+    old, new = rows.copy(), rows[200:260].copy()
+    old[: many[0]], new[: many[1]] = rows[0], rows[0]
+    old[100], new[50] = rows[0] * np.float32(1.01) + np.float32(0.01), rows[150]
+    stores = [
+        make_store(tmp_path / name, {"x": part}, np.arange(len(part))) for name, part in (("old", old), ("new", new))
+    ]
+    build_index(stores[0], IndexSpec(layer="x", lists=4), device=CPU)
+    known = find_known(Index.open(stores[0].path / "indices" / "x", device=CPU), stores[1], DedupSpec(threshold=0.999))
+    pairs = {tuple(pair) for pair in known.pairs.tolist()}
+    expected = {(a, 0) for a in range(many[1])} | {(0, b) for b in range(many[0])}  # the classes
+    expected |= {(a, 100) for a in range(many[1])} | {(50, 150)}
+    assert {(a, b) for a, b in pairs if a < many[1] or a == 50} >= expected
+    assert len(pairs & {(a, b) for a in range(many[1]) for b in range(many[0])}) == sum(many) - 1
+    assert known.unlisted == many[0] * many[1] - sum(many) + 1 == summary_of(known)["pairs_not_listed"]
+    assert set(range(many[1])) <= set(known.known.tolist())
+    assert {tuple(pair) for pair in known.pairs[known.exact].tolist()} >= {
+        (0, many[0] - 1),
+        (many[1] - 1, 0),
+        (50, 150),
+    }
 
 
 def test_neither_store_is_joined_with_itself(stores: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch) -> None:

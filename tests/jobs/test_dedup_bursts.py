@@ -1,6 +1,6 @@
-"""Bursts: photos of one owner within minutes, where annotations say so."""
+"""Bursts: several shots of one owner within minutes, where annotations say so."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from engine.jobs import dedup_bursts
 from engine.jobs.dedup import DedupSpec, find_duplicates
 from engine.jobs.dedup_bursts import burst_pairs
 from engine.store.store import Store
+from engine.store.synth_facts import draw_facts
+from engine.store.synth_model import make_block
 from tests.builders import CPU, make_store
 
 NOON = datetime(2010, 5, 1, 12)
@@ -43,8 +45,41 @@ def test_which_pairs_are_bursts(annotated: tuple[Store, dict[int, dict[str, Any]
         6: row(None, 0),
     }  # fmt: skip
     pairs = np.array([[0, 1], [0, 2], [1, 2], [0, 3], [0, 4], [1, 4], [0, 5], [0, 6], [6, 7]])
-    assert burst_pairs(store, pairs).tolist() == [True, False, True, False, True, False, False, False, False]
-    assert burst_pairs(store, np.empty((0, 2), np.int64)).tolist() == []
+    expected = [True, False, True, False, True, False, False, False, False]
+    assert burst_pairs(store, pairs, np.full(9, 0.99), 0.95).tolist() == expected
+    assert burst_pairs(store, np.empty((0, 2), np.int64), np.empty(0), 0.95).tolist() == []
+
+
+def test_of_one_second_and_as_alike_as_copies_is_one_shot(annotated: tuple[Store, dict[int, dict[str, Any]]]) -> None:
+    store, told = annotated
+    night = -12 * 60  # midnight
+    told |= {
+        0: row("a", 1), 1: row("a", 1), 2: row("a", 1 + 1 / 60), 3: row("a", 1, 900), 4: row("a", None, 900),
+        5: row("a", night), 6: row("a", night),
+    }  # fmt: skip
+    pairs = np.array([[0, 1], [0, 2], [3, 4], [5, 6]])
+    assert burst_pairs(store, pairs, np.full(4, 0.95), 0.95).tolist() == [False, True, False, True]
+    assert burst_pairs(store, pairs, np.full(4, 0.949), 0.95).all()  # alike, no more
+
+
+def test_planted_copies_of_their_owners_are_copies_and_planted_bursts_are_bursts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    facts = [draw_facts(0, number) for number in range(3)]
+    planted = [pair for number in range(3) for pair in make_block(0, number).pairs if pair.fc7_cosine >= 0.8]
+    owner, taken, gone = (np.concatenate([getattr(one, name) for one in facts]) for name in ("owner", "taken", "gone"))
+    clock = [datetime.fromtimestamp(int(time), UTC).replace(tzinfo=None) for time in taken]
+    monkeypatch.setattr(dedup_bursts, "annotations_of", lambda _, ids, __: [
+        {"owner": None if gone[photo] else int(owner[photo]) + 1, "exif_taken": None, "taken": clock[photo]}
+        for photo in ids.tolist()
+    ])  # fmt: skip
+    pairs = np.array([[pair.of, pair.photo_id] for pair in planted])
+    scores, kinds = np.array([pair.fc7_cosine for pair in planted]), np.array([pair.kind for pair in planted])
+    known = ~gone[pairs].any(axis=1)
+    found = burst_pairs(None, pairs, scores, 0.93)  # type: ignore[arg-type]
+    assert found[known & (kinds == "burst")].all() and (kinds == "burst").sum() > 20
+    own = known & (owner[pairs[:, 0]] == owner[pairs[:, 1]]) & (kinds != "burst") & (scores >= 0.93)
+    assert own.sum() > 40 and not found[own].any()
 
 
 def test_bursts_are_apart_from_copies(annotated: tuple[Store, dict[int, dict[str, Any]]]) -> None:
@@ -63,4 +98,4 @@ def test_bursts_are_apart_from_copies(annotated: tuple[Store, dict[int, dict[str
 
 def test_without_annotations_nothing_is_a_burst(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", {"x": np.eye(3, dtype=np.float32)}, np.arange(3))
-    assert burst_pairs(store, np.array([[0, 1]])).tolist() == [False]
+    assert burst_pairs(store, np.array([[0, 1]]), np.ones(1), 0.95).tolist() == [False]

@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec
-from engine.jobs.dedup_ceilings import Ceilings, ceilings_of
+from engine.jobs.dedup_ceilings import Ceilings, ceilings_of, shortened
 from engine.jobs.dedup_cells import cell_count, cells_of
 from engine.jobs.dedup_files import Unfinished
-from engine.jobs.dedup_photos import Photos, in_lines, searcher_of
+from engine.jobs.dedup_photos import Photos, searcher_of
 from tests.builders import CPU, clustered, make_store
+
+
+def made_of(vectors: np.ndarray, leading: int, points: int | None = None) -> Ceilings:
+    short, sums = shortened(vectors, np.arange(leading)), np.empty((len(vectors), 2), np.uint64)
+    return Ceilings(vectors=vectors, short=short, sums=sums, points=short[:, : points or max(leading // 2, 1)])
 
 
 @settings(max_examples=40, deadline=None)
@@ -30,25 +35,30 @@ def test_every_near_pair_meets(seed: int, threshold: float, leading: int) -> Non
     among = np.flatnonzero(rng.random(n) < 0.9)
     if not len(among):
         return
-    ceilings = Ceilings(vectors=vectors, sums=np.empty((n, 2), np.uint64), leading=np.arange(leading))
+    ceilings = made_of(vectors, leading)
     cells = cells_of(ceilings, among, threshold)
     assert sorted(cells.order.tolist()) == among.tolist()
-    meet = np.zeros((n, n), np.bool_)
+    meet = np.zeros((n, n), np.int64)
     for cell in range(len(cells)):
         visitors, members = cells.visitors(cell), cells.members(cell)
         assert set(members) <= set(visitors) <= set(among.tolist())
-        meet[np.ix_(visitors, members)] = True
+        assert (cells.own[members] == cell).all()
+        a, b = (part.reshape(-1) for part in np.meshgrid(visitors, members))
+        first = cells.first_meet(cell, a, b)
+        np.add.at(meet, (a[first], b[first]), 1)
+    assert (np.delete(cells.own, among) == -1).all()
+    assert (meet + meet.T).max(initial=0) <= 1 and not meet.trace()  # each pair once, however often it meets
     near = np.zeros((n, n), np.bool_)
     near[np.ix_(among, among)] = (vectors @ vectors.T >= threshold)[np.ix_(among, among)]
-    assert not (near & ~(meet | meet.T)).any()
+    np.fill_diagonal(near, False)
+    assert not (near & (meet + meet.T == 0)).any()
 
 
 def test_few_cells_are_visited_where_photos_lie_apart() -> None:
     rng = np.random.default_rng(0)
     vectors = np.repeat(rng.standard_normal((40, 16)), 100, axis=0) + rng.standard_normal((4000, 16)) * 0.02
     vectors = (vectors / np.linalg.norm(vectors, axis=1)[:, None]).astype(np.float32)
-    ceilings = Ceilings(vectors=vectors, sums=np.empty((4000, 2), np.uint64), leading=np.arange(16))
-    cells = cells_of(ceilings, np.arange(4000), 0.99)
+    cells = cells_of(made_of(vectors, 16, 16), np.arange(4000), 0.99)
     assert len(cells) == 128
     assert np.bitwise_count(cells.visits).sum() < 12 * 4000  # of 128
 
@@ -66,12 +76,14 @@ def test_no_score_exceeds_its_ceiling(tmp_path: Path, metric: str) -> None:
                        device=CPU)  # fmt: skip
     photos = Photos.of(searcher_of(index))
     with Unfinished(None, {}) as files:
-        vectors = ceilings_of(photos, (index,), files).vectors
+        both = ceilings_of(photos, (index,), files)
+        vectors, short = both.vectors, both.short
     a, b = np.triu_indices(1200, 1)
     pairs = np.stack([a, b], axis=1)[::7]
     scores = photos.scores(pairs)
     ceilings = (vectors[pairs[:, 0]] * vectors[pairs[:, 1]]).sum(axis=1)
     assert (ceilings >= scores - 1e-5).all()
+    assert ((short[pairs[:, 0]] * short[pairs[:, 1]]).sum(axis=1) >= ceilings - 1e-5).all()
     assert (ceilings[(pairs == 5).any(axis=1)] <= 1e-5).all()
     assert np.median(ceilings - scores) < 0.5
     wide = np.asarray(store.x, np.float64)
@@ -81,12 +93,3 @@ def test_no_score_exceeds_its_ceiling(tmp_path: Path, metric: str) -> None:
         length[some[:, 0]] * length[some[:, 1]], 1e-300
     )
     np.testing.assert_allclose(scores[:3000], exact, atol=1e-6)
-
-
-@given(firsts=st.lists(st.integers(0, 5), max_size=120))
-def test_lines_hold_every_pair_once(firsts: list[int]) -> None:
-    pairs = np.array([[a, i] for i, a in enumerate(sorted(firsts))], np.int64).reshape(-1, 2)
-    lines, place = in_lines(pairs)
-    assert sorted(lines[lines >= 0].tolist()) == list(range(len(pairs)))
-    assert lines.reshape(-1)[place].tolist() == list(range(len(pairs)))
-    assert all(len(set(pairs[line[line >= 0], 0])) == 1 and line[0] >= 0 for line in lines)

@@ -36,14 +36,14 @@ def annotate(store: Store) -> None:
 def test_a_store_without_annotations_knows_nothing(store: Store) -> None:
     assert annotations_of(store, np.array([7, 8]), ("owner",)) == []
     assert credits_of(store, np.array([7])) == {}
-    assert not burst_pairs(store, np.array([[7, 8]])).any()
+    assert not burst_pairs(store, np.array([[7, 8]]), np.ones(1), 0.95).any()
 
 
 def test_what_the_annotations_say(store: Store) -> None:
     annotate(store)
     assert annotations_of(store, np.array([10, 7]), ("owner",)) == [{"owner": None}, {"owner": "1@N01"}]
     assert credits_of(store, np.array([7, 10])) == {7: {"owner": "jane", "licence": "CC BY 2.0"}}
-    assert burst_pairs(store, np.array([[7, 8], [9, 10]])).tolist() == [True, False]
+    assert burst_pairs(store, np.array([[7, 8], [9, 10]]), np.full(2, 0.9), 0.95).tolist() == [True, False]
 
 
 def test_damaged_annotations_are_no_missing_ones(store: Store) -> None:

@@ -6,6 +6,7 @@ import pytest
 from engine.jobs.dedup_nearest import NEIGHBORS, NearestScores
 from engine.jobs.dedup_threshold import (
     FALSE_PAIRS,
+    ThresholdChoice,
     choose,
     expected_pairs,
     false_pair_floor,
@@ -62,6 +63,18 @@ def test_what_was_given_holds() -> None:
     assert (choice.threshold, choice.how, choice.sampled) == (0.7, "given", 500)
     assert sum(choice.counts) == 500 and len(choice.edges) == len(choice.counts) + 1
     assert refine(choice, nearest(points(500, 4)), np.empty(0)) == choice
+
+
+@pytest.mark.parametrize(
+    ("how", "threshold", "copies"),
+    [
+        ("given", 0.8, 0.95), ("given", 0.97, 0.97), ("false-pairs", 0.9, 0.95), ("valley", 0.93, 0.93),
+        ("floor", 0.96, 0.96),
+    ],
+)  # fmt: skip
+def test_who_asks_for_less_than_copies_gets_what_is_merely_alike_too(how: str, threshold: float, copies: float) -> None:
+    choice = ThresholdChoice(threshold=threshold, how=how, reason="", default=0.95, false_pairs=0.01)
+    assert choice.copies == copies
 
 
 def test_a_rate_gives_its_threshold() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.jobs.dedup_ceilings import checksums
-from engine.jobs.groups import LARGE_CLASS, DuplicateGroup, equal_rows, expand, group_photos
+from engine.jobs.groups import DuplicateGroup, group_photos
+from engine.jobs.identical import LARGE_CLASS, equal_rows, expand
 
 Scored = dict[tuple[int, int], float]
 

@@ -12,7 +12,8 @@ from PIL import Image
 from engine.errors import InputError
 from engine.jobs import keep
 from engine.jobs.dedup import Duplicates
-from engine.jobs.groups import DuplicateGroup, expand, group_photos
+from engine.jobs.groups import DuplicateGroup, group_photos
+from engine.jobs.identical import expand
 from engine.jobs.keep import KEEP_RULES, check_keep, choose_kept
 from engine.jobs.pair_scores import PairScores
 from engine.store.store import Store

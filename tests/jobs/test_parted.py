@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from engine.jobs.decisions import Decisions
 from engine.jobs.dedup import Duplicates
-from engine.jobs.groups import DuplicateGroup, expand, group_photos
+from engine.jobs.groups import DuplicateGroup, group_photos
+from engine.jobs.identical import expand
 from engine.jobs.pair_scores import PairScores
 from engine.jobs.parted import parted
 from tests.jobs.found import duplicates

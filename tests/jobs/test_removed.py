@@ -12,7 +12,7 @@ from engine.index.spec import IndexSpec
 from engine.jobs.bench import BenchSpec, run_bench
 from engine.jobs.dedup import DedupSpec, find_duplicates
 from engine.jobs.dedup_ceilings import checksums
-from engine.jobs.groups import equal_rows
+from engine.jobs.identical import equal_rows
 from engine.jobs.truth import TruthSpec, ground_truth
 from engine.store.store import Store
 from tests.builders import CPU, clustered, make_store, oracle_scores

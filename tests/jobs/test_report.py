@@ -16,11 +16,12 @@ import pytest
 from PIL import Image
 
 from engine.errors import DependencyError, EngineError, InputError
-from engine.jobs import report, report_data, report_page, thumbnails
+from engine.jobs import dedup_out, report, report_data, report_page, thumbnails
 from engine.jobs.copy_metrics import KindFound, TruthReport
 from engine.jobs.decisions import Decisions
+from engine.jobs.dedup_out import check_outputs
 from engine.jobs.groups import DuplicateGroup
-from engine.jobs.report import FILES, ReportSpec, check_outputs, write_duplicates
+from engine.jobs.report import ReportSpec, write_duplicates
 from engine.jobs.thumbnails import thumbnail
 from engine.store.durable import publish
 from engine.store.store import Store
@@ -28,6 +29,7 @@ from engine.store.synth_copies import KINDS
 from engine.store.writer import StoreWriter
 from tests.jobs.found import duplicates
 
+FILES = dedup_out.FILES["report"]
 TRUTH = TruthReport(
     kinds={kind: KindFound(planted=8, found=number) for number, kind in enumerate(KINDS)}, precision=0.75
 )
@@ -292,7 +294,7 @@ def test_interrupted_between_two_renames_there_is_no_page(
             raise KeyboardInterrupt
         publish(path)
 
-    monkeypatch.setattr(report, "publish", killed)
+    monkeypatch.setattr(dedup_out, "publish", killed)
     with pytest.raises(KeyboardInterrupt):
         write_duplicates(duplicates([]), store, tmp_path)
     assert names(tmp_path) == ["drop.txt", "groups.jsonl", "keep.txt", "pairs.parquet", "summary.json"]

@@ -284,6 +284,59 @@ def test_rerank_reads_maps_of_files_and_gathers_rows(kernels, kind, tmp_path):
         np.testing.assert_array_equal(found[1], expected[1])
 
 
+def pairs_of(at: Any) -> Any:
+    """Queries' places and candidates as pairs (m, 2), in no order."""
+    place, row = np.nonzero(at >= 0)[0], at[at >= 0]
+    return np.random.default_rng(9).permutation(np.stack([place, row], axis=1))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", SIZES)
+def test_compare_of_whole_numbers(kernels, size, kind, metric):
+    q, n, d, r, _ = size
+    queries, rows, at = whole_numbers(1, q, n, d, r)
+    codes, pairs = codes_of(rows, kind), pairs_of(at)
+    expected = reference.compare(queries, pairs, codes, metric)
+    for where in (codes, kernels.resident(codes)):
+        found = kernels.compare(queries, pairs, where, metric)
+        assert found.dtype == np.float32 and found.shape == (len(pairs),)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_compare_scores_as_rerank_does_and_reads_maps(kernels, kind, metric, tmp_path):
+    rng = np.random.default_rng(10)
+    rows = np.maximum(rng.standard_normal((700, 51)), 0).astype(np.float32) * 9
+    rows[3] = 0
+    queries, codes = rows[:60].copy(), codes_of(rows, kind)
+    pairs = np.stack([rng.integers(0, 60, 1500), rng.integers(0, 700, 1500)], axis=1)
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    _, expected = kernels.rerank(queries[pairs[:, 0]], pairs[:, 1:], codes, metric, 1)
+    np.save(tmp_path / "queries.npy", queries)
+    np.save(tmp_path / "values.npy", codes.values)
+    mapped = codes._replace(values=np.load(tmp_path / "values.npy", mmap_mode="r"))
+    asked = np.load(tmp_path / "queries.npy", mmap_mode="r")
+    for some, where in ((queries, codes), (asked, mapped), (np.asfortranarray(queries), codes)):
+        np.testing.assert_allclose(kernels.compare(some, pairs, where, metric), expected[:, 0], rtol=1e-6, atol=1e-6)
+    assert kernels.compare(queries, pairs[:0], codes, metric).shape == (0,)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("size", [1e-42, 1e-30, 1e18, 3e38])
+def test_compare_at_the_ends_of_float32(kernels, metric, size):
+    rng = np.random.default_rng(11)
+    rows = ((rng.random((12, 33)) - 0.5) * 2 * size).astype(np.float32)
+    rows[3] = 0
+    pairs = np.stack(np.divmod(np.arange(144), 12), axis=1)
+    with np.errstate(over="ignore"):
+        found, expected = (each.compare(rows, pairs, Codes(rows), metric) for each in (kernels, reference))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7 if metric == "cosine" else 0)
+    if metric == "cosine":
+        np.testing.assert_allclose(found[pairs[:, 0] == pairs[:, 1]], np.where(np.arange(12) == 3, 0, 1), rtol=1e-7)
+
+
 @pytest.mark.parametrize("queries_asked", [1, 33, 70])
 @pytest.mark.parametrize("kind", ["uint8", "uint4"])
 @pytest.mark.parametrize("metric", ["ip", "l2"])

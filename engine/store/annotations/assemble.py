@@ -25,17 +25,23 @@ class Assignment:
     """Which row of which part belongs to which row of the store.
 
     row: (m,) int64, ascending, rows of the store; several entries where several files are of one photo, the first of
-    the sources first. part: (m,) int32, position in `parts`; at: (m,) int64, row within the part. annotated: rows of
-    the store with at least one. repeated: files beyond the first of a photo. without_features: photos not in the store.
+    the sources first. part: (m,) int32, position in `parts`; at: (m,) int64, row within the part. said: (m,) bool,
+    whether the file says anything. repeated: files beyond the first of a photo. without_features: photos not in the
+    store.
     """
 
     parts: Sequence[Part]
     row: npt.NDArray[np.int64]
     part: npt.NDArray[np.int32]
     at: npt.NDArray[np.int64]
-    annotated: int
+    said: npt.NDArray[np.bool_]
     repeated: int
     without_features: int
+
+    @property
+    def annotated(self) -> npt.NDArray[np.int64]:
+        """Rows of the store (k,), ascending, of which any file says anything."""
+        return np.unique(self.row[self.said])
 
 
 def assign(parts: Sequence[Part], photo_ids: npt.NDArray[np.int64]) -> Assignment:
@@ -43,6 +49,7 @@ def assign(parts: Sequence[Part], photo_ids: npt.NDArray[np.int64]) -> Assignmen
     parts = sorted(parts, key=lambda part: part.number)
     none = np.empty(0, np.int64)
     ids = np.concatenate([none, *(part.photo_ids for part in parts)])
+    said = np.concatenate([np.empty(0, np.bool_), *(part.said for part in parts)])
     sizes = [len(part.photo_ids) for part in parts]
     part = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
     at = np.concatenate([none, *(np.arange(size) for size in sizes)])
@@ -51,10 +58,9 @@ def assign(parts: Sequence[Part], photo_ids: npt.NDArray[np.int64]) -> Assignmen
     known = photo_ids[order[place]] == ids if len(photo_ids) else np.zeros(len(ids), np.bool_)
     row = order[place[known]]
     by_row = np.argsort(row, kind="stable")
-    annotated = len(np.unique(row))
     return Assignment(
-        parts=parts, row=row[by_row], part=part[known][by_row], at=at[known][by_row], annotated=annotated,
-        repeated=len(row) - annotated, without_features=len(np.unique(ids[~known])),
+        parts=parts, row=row[by_row], part=part[known][by_row], at=at[known][by_row], said=said[known][by_row],
+        repeated=len(row) - len(np.unique(row)), without_features=len(np.unique(ids[~known])),
     )  # fmt: skip
 
 
@@ -80,6 +86,7 @@ def assembled(
 
 def _block(found: Assignment, folder: Path, photo_ids: npt.NDArray[np.int64], entries: slice, start: int) -> "pa.Table":
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     rows, part, at = found.row[entries] - start, found.part[entries], found.at[entries]
     # Gathered part by part: each is unpacked once for a block.
@@ -99,7 +106,8 @@ def _block(found: Assignment, folder: Path, photo_ids: npt.NDArray[np.int64], en
     index[rows[firsts]] = where[firsts]
     table = _taken(gathered, index)
     table = table.set_column(0, schema().field(0), pa.array(photo_ids))
-    return table.set_column(1, schema().field(1), pa.array(index >= 0))
+    said: Any = pc.fill_null(table.column(1), pa.scalar(False))
+    return table.set_column(1, schema().field(1), said)
 
 
 def _taken(table: "pa.Table", index: npt.NDArray[np.int64]) -> "pa.Table":

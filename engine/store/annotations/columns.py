@@ -166,6 +166,12 @@ def _else(made: Any, found: I64, missing: Mask, reader: Callable[[Any], datetime
     return found, missing
 
 
+def unreadable(said: Any, made: Any) -> Mask:
+    """Where a text (n,) says something of which nothing was made (n,)."""
+    missing: Mask = made.is_null().to_numpy(zero_copy_only=False)
+    return missing & (np.diff(parts_of(said)[0]) > 0)
+
+
 def array_of(found: tuple[npt.NDArray[Any], Mask], kind: Any) -> Any:
     """Numbers and where there are none, as an Arrow array of a kind."""
     import pyarrow as pa

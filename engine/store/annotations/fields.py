@@ -32,12 +32,15 @@ class PhotoFields:
 
     @classmethod
     def open(cls, store: Store, names: Sequence[str]) -> Self:
-        """For these names; InputError for one that there is not, or where there are no annotations to take it from."""
-        names = tuple(dict.fromkeys(names))
-        known = [name for name in schema().names if name != "photo_id"]
+        """For these names in any case; `photo_id` is in every answer, and adds nothing.
+
+        InputError for one that there is not, or where there are no annotations to take it from.
+        """
+        known = [*schema().names, CLASSES, ATTRIBUTION]
         for name in names:
-            if name not in (*known, CLASSES, ATTRIBUTION):
-                raise InputError(f"column {name!r}: expected of {', '.join([*known, CLASSES, ATTRIBUTION])}")
+            if name.lower() not in known:
+                raise InputError(f"column {name!r}: expected of {', '.join(known)}")
+        names = tuple(dict.fromkeys(name.lower() for name in names if name.lower() != "photo_id"))
         if CLASSES in names and not has_classes(store):
             raise InputError(f"column {CLASSES!r}: {store.path} has no layer fc8 of 1,000 dimensions to take it from")
         needed = any(name != CLASSES for name in names)

@@ -15,6 +15,7 @@ from engine.store.annotations.exif import read_exif
 from engine.store.annotations.licences import LICENCES, licence_of_link
 from engine.store.annotations.lists import albums, comments, groups, notes, tags
 from engine.store.annotations.loading import load
+from engine.store.annotations.unread import unread
 from engine.store.annotations.values import clock, instant, number, several, text, unwrapped, whole
 
 Annotation = dict[str, Any]
@@ -32,18 +33,24 @@ _METHOD = re.compile(r"(?:^|[._])get_?[a-z_]+$", re.IGNORECASE)
 _ANSWER = frozenset(("stat", "photo", "exif", "set", "pool"))
 
 
-def parse(document: bytes | Mapping[str, Any], extra: Mapping[str, Any] | None = None) -> Annotation:
+def parse(
+    document: bytes | Mapping[str, Any], extra: Mapping[str, Any] | None = None, dropped: set[str] | None = None
+) -> Annotation:
     """What a JSON document says about its photo, by the names of `engine.store.annotations.schema`.
 
     Of lists that are known to be empty it gives []; what nobody wrote is not among the keys. extra: a part of the
-    document that is looked at first (see `mapping`). InputError, with the reason, for bytes that are no JSON object.
+    document that is looked at first (see `mapping`). dropped: grows by the fields of which a value stands there that
+    cannot be read, and no other. InputError, with the reason, for bytes that are no JSON object.
     """
     loaded = load(document) if isinstance(document, bytes) else document
     found: Annotation = {}
     if extra:
         _read(extra, found)
-    for part in parts(loaded):
+    looked = parts(loaded)
+    for part in looked:
         _read(part, found)
+    if dropped is not None:
+        dropped |= unread(looked, extra or {}, found)
     return found
 
 

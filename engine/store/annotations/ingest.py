@@ -4,17 +4,19 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-import numpy as np
-
-from engine.errors import EngineError, InputError
+from engine.errors import EngineError, InputError, StoreError
 from engine.progress import Progress, silent
 from engine.store.annotations.assemble import Assignment, assembled, assign
+from engine.store.annotations.loss import Known, Loss, described
 from engine.store.annotations.mapping import FieldMap
 from engine.store.annotations.reading import Part, Task, read_chunk, refusals
+from engine.store.annotations.report import AnnotationsReport, Before, report_of
+from engine.store.annotations.schema import FILE, QUARANTINE
 from engine.store.annotations.sources import Finder
 from engine.store.annotations.table import Facts, TableWriter
 from engine.store.durable import disk_errors, write_whole
@@ -25,36 +27,7 @@ from engine.store.store import Store
 from engine.words import counted
 from kernels.device import cpu_threads
 
-QUARANTINE = "annotations-quarantine.jsonl"
 PARTS = "annotations.parts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnnotationsReport:
-    """What an ingest of annotations did. seconds: from the first folder to the renamed table.
-
-    photos: of the store, those that are not removed. annotated, without_annotations: how many of them have a file, or
-    none. without_features: photos that have a file but are not in the store. files_read, bytes_read: files whose
-    content was taken, those of an interrupted run (`resumed`) among them. repeated: files beyond the first of their
-    photo, merged into one row. failed: documents that hold nothing but a failure of the API. not_understood: others in
-    which no field was found. refused: files set aside. ignored: other files.
-    """
-
-    store: Path
-    photos: int
-    annotated: int
-    without_annotations: int
-    without_features: int
-    files_read: int
-    bytes_read: int
-    resumed: int
-    repeated: int
-    failed: int
-    not_understood: int
-    refused: int
-    ignored: int
-    seconds: float
-    workers: int
 
 
 def ingest_annotations(
@@ -63,14 +36,16 @@ def ingest_annotations(
     *,
     mapping: Path | None = None,
     workers: int | None = None,
+    replace: bool = False,
     progress: Progress = silent,
 ) -> AnnotationsReport:
     """Read all annotation files below `sources`, folders and archives, into `annotations.parquet` of a store.
 
     The table is made anew; it has a row for each of the store's, in their order. A file that is no JSON object is set
     aside in `annotations-quarantine.jsonl` with the reason. Interrupted, it continues when it is called again.
-    mapping: file of paths, see `mapping`. workers: processes; all cores if unset. InputError when there is nothing to
-    read, EngineError when there is no room.
+    mapping: file of paths, see `mapping`. workers: processes; all cores if unset. replace: also where photos lose what
+    the table that is there says of them. InputError where they would without it, which leaves the table as it is, and
+    when there is nothing to read; EngineError when there is no room.
     """
     started = time.perf_counter()
     workers = workers or cpu_threads()
@@ -83,22 +58,17 @@ def ingest_annotations(
         parts = list(_read(finder, _How(folder=folder, mapping=paths, workers=workers), progress))
         refused = [*refusals(parts), *finder.refused]
         if not parts and not refused:
-            shutil.rmtree(folder)
+            with suppress(OSError):  # parts of another run are in it
+                folder.rmdir()
             raise InputError(
                 f"{', '.join(map(str, sources))}: no annotation files found ({counted(finder.ignored, 'other file')}). "
                 "Expected files such as 10/103169.json, or archives of them."
             )
         found = assign(parts, opened.photo_ids)
-        _publish(opened, found, refused, progress)
+        before = _publish(opened, found, refused, replace=replace, progress=progress)
         shutil.rmtree(folder)
-    present = opened.present_rows
-    annotated = int(np.isin(found.row[np.diff(found.row, prepend=-1) != 0], present).sum())
-    return AnnotationsReport(
-        store=store, photos=len(present), annotated=annotated, without_annotations=len(present) - annotated,
-        without_features=found.without_features, files_read=sum(part.files for part in parts),
-        bytes_read=sum(part.bytes_read for part in parts), resumed=sum(part.files for part in parts if part.resumed),
-        repeated=found.repeated, failed=sum(part.failed for part in parts),
-        not_understood=sum(part.not_understood for part in parts), refused=len(refused), ignored=finder.ignored,
+    return report_of(
+        opened, found, before, mapping=paths, refused=len(refused), ignored=finder.ignored,
         seconds=time.perf_counter() - started, workers=workers,
     )  # fmt: skip
 
@@ -134,13 +104,42 @@ def _read(finder: Finder, how: _How, progress: Progress) -> Iterator[Part]:
         ) from error
 
 
-def _publish(store: Store, found: Assignment, refused: Sequence[Refused], progress: Progress) -> None:
+def _publish(
+    store: Store, found: Assignment, refused: Sequence[Refused], *, replace: bool, progress: Progress
+) -> Before:
+    """Write the table and give it its name; InputError if it says less than the one before, unless that is wanted."""
     facts = Facts.of(
-        store.manifest, annotated=found.annotated, without_features=found.without_features, quarantined=len(refused)
-    )
+        store.manifest, annotated=len(found.annotated), without_features=found.without_features,
+        quarantined=len(refused),
+    )  # fmt: skip
+    old, now, unreadable = None, Known(), ""
+    if (store.path / FILE).exists():
+        try:
+            old = Known.of_file(store.path / FILE)
+        except StoreError as error:
+            unreadable = str(error).partition(" `mirsearch ")[0]
     with TableWriter(store.path, facts) as writer:
         for block in assembled(found, store.path / PARTS, store.photo_ids, progress):
             writer.write(block)
+            if old is not None:
+                now.add(block)
         writer.close()
-        write_whole(store.path / QUARANTINE, b"".join(one.line() for one in refused))
+        loss = None if old is None else old.less(now, store.photo_ids[store.present_rows])
+        if loss is not None and loss.photos and not replace:
+            raise InputError(_would_lose(store.path / FILE, loss, refused))
         writer.finish()
+    # After the table: where this file lies, there was one (see `verify`).
+    write_whole(store.path / QUARANTINE, b"".join(one.line() for one in refused))
+    return Before(loss=loss, unreadable=unreadable)
+
+
+def _would_lose(file: Path, loss: Loss, refused: Sequence[Refused]) -> str:
+    aside = ""
+    if refused:
+        first = f"{refused[0].source}: {refused[0].reason}"
+        aside = f" {counted(len(refused), 'file')} could not be read, the first {first}."
+    return (
+        f"{file}: has annotations of {counted(loss.before, 'photo')}; {loss.photos:,} would lose some, which are not "
+        f"in these sources ({described(loss.fields)}). It was left as it is. Name all sources in one command, and what "
+        f"was read just now is not read again; or let --replace put a table of these alone in its place.{aside}"
+    )

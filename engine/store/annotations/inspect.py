@@ -1,11 +1,11 @@
 """Which key paths the documents of a source have, with counts and examples, and which of them the reader understood.
 
 A path is understood when leaving it out of a document changes what is read from it, or when something is read from it
-alone. So nothing has to be said twice of what the reader knows, and what it passes over is seen.
+alone. So nothing has to be said twice of what the reader knows, and what it passes over is seen. To try a path is to
+read the document again: of one with thousands of keys only so many are tried, and the others are said to be untried.
 """
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,10 @@ from engine.store.annotations.sources import Finder
 
 _TRIES = 12  # documents in which a path is left out before it is called not understood
 _MOST_PATHS = 5000
+# Work is counted in values of documents that are read again; a million take about a second.
+_WORK = 2_000_000  # for one document, or to read it so often as `_LEAST`
+_LEAST = 20
+_WORK_IN_ALL = 40_000_000
 _DEEPEST = 24
 _EXAMPLE = 60  # characters
 
@@ -28,7 +32,7 @@ _EXAMPLE = 60  # characters
 class KeyPath:
     """One path. files: documents that have it. values: how often it stands there. kinds: of values, such as `text`.
 
-    example: a value, shortened. fields: of the schema that depend on it; none when it was not understood.
+    example: a value, shortened. fields: of the schema that depend on it; none when it was not understood, or not tried.
     """
 
     path: str
@@ -40,9 +44,9 @@ class KeyPath:
     tries: int = 0
 
     @property
-    def understood(self) -> bool:
-        """Whether anything that is read depends on it."""
-        return bool(self.fields)
+    def understood(self) -> bool | None:
+        """Whether anything that is read depends on it; None if that was not tried, for want of time."""
+        return bool(self.fields) if self.tries else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +54,8 @@ class Inspection:
     """What was found. files: documents looked at. refused: those that are none, with reasons, a few of them.
 
     paths: in the order of the documents. fields: how many documents had each field. left_out: paths beyond the most
-    that are kept. texts: MIRFLICKR's own text files among `files`.
+    that are kept. texts: MIRFLICKR's own text files among `files`. absent_paths: those of the user's map that stand in
+    none of the documents.
     """
 
     files: int
@@ -60,6 +65,7 @@ class Inspection:
     paths: list[KeyPath]
     fields: dict[str, int]
     left_out: int
+    absent_paths: list[str]
 
 
 def inspect_annotations(
@@ -93,8 +99,10 @@ def inspect_annotations(
         look.refuse(f"{refused.source}: {refused.reason}")
     if not look.seen:
         raise InputError(f"{', '.join(map(str, sources))}: no annotation files found. Expected such as 10/103169.json.")
+    absent = [text for text, count in zip(paths.written, look.stands, strict=True) if not count] if paths else []
     return Inspection(
         files=look.seen, texts=look.texts, refused=look.refused, reasons=look.reasons, left_out=len(look.left_out),
+        absent_paths=absent,
         paths=_in_order(look.paths), fields=dict(sorted(look.fields.items(), key=lambda one: -one[1])),
     )  # fmt: skip
 
@@ -107,6 +115,8 @@ class _Look:
         self.paths: dict[Steps, KeyPath] = {}
         self.left_out: set[Steps] = set()
         self.fields: dict[str, int] = {}
+        self.stands = [0] * len(mapping.written) if mapping else []
+        self.work = 0
 
     def refuse(self, reason: str) -> None:
         self.seen += 1
@@ -122,10 +132,12 @@ class _Look:
 
     def at(self, document: dict[str, Any]) -> None:
         """Count the paths of one document, and try those that are not known to be understood."""
-        whole = self._read(document)
+        whole = self._read(document, self.stands)
         self.count(whole)
-        here: set[Steps] = set()
+        here: dict[Steps, None] = {}
+        size = 0
         for steps, value in _walk(document, (), 0):
+            size += 1
             if not steps:  # of a document in which nothing stands
                 continue
             known = self.paths.get(steps)
@@ -137,13 +149,21 @@ class _Look:
                 known = self.paths[steps] = KeyPath(path=path_text(steps))
             known.values += 1
             known.files += steps not in here
-            here.add(steps)
+            here[steps] = None
             _note(known, value)
-        for steps in here:
+        self._try(document, whole, here, size)
+
+    def _try(self, document: dict[str, Any], whole: Mapping[str, Any], here: Iterable[Steps], size: int) -> None:
+        """Try paths of a document of so many values that are not known to be understood, those tried least first."""
+        open_ = [steps for steps in here if not self.paths[steps].fields and self.paths[steps].tries < _TRIES]
+        most = self.work + max(_WORK, _LEAST * size)
+        for steps in sorted(open_, key=lambda steps: self.paths[steps].tries):
+            if self.work + size > min(most, _WORK_IN_ALL):
+                break
+            self.work += size
             known = self.paths[steps]
-            if not known.fields and known.tries < _TRIES:
-                known.tries += 1
-                known.fields = self._depending(document, whole, steps)
+            known.tries += 1
+            known.fields = self._depending(document, whole, steps)
 
     def _depending(self, document: dict[str, Any], whole: Mapping[str, Any], steps: Steps) -> list[str]:
         """The fields that a path has a part in."""
@@ -154,8 +174,8 @@ class _Look:
             changed = {name for name, value in self._read(alone).items() if value} if alone else set()
         return sorted(changed)
 
-    def _read(self, document: dict[str, Any]) -> dict[str, Any]:
-        return parse(document, self.mapping.part(document) if self.mapping else None)
+    def _read(self, document: dict[str, Any], stands: list[int] | None = None) -> dict[str, Any]:
+        return parse(document, self.mapping.part(document, stands) if self.mapping else None)
 
 
 def _walk(value: Any, steps: Steps, depth: int) -> Iterator[tuple[Steps, Any]]:
@@ -182,27 +202,22 @@ def _note(known: KeyPath, value: Any) -> None:
         known.example = text if len(text) <= _EXAMPLE else text[: _EXAMPLE - 1] + "…"
 
 
-def _without(document: dict[str, Any], steps: Steps) -> dict[str, Any]:
-    """A copy of a document that lacks a path, in every item of the lists it goes through."""
-    changed: dict[str, Any] = copy.deepcopy(document)
-    _remove(changed, steps)
-    return changed
-
-
-def _remove(value: Any, steps: Steps) -> None:
+def _without(value: Any, steps: Steps) -> Any:
+    """A document that lacks a path, in every item of the lists it goes through; what is beside the path is shared."""
     first, rest = steps[0], steps[1:]
     if first is None:
-        if isinstance(value, list):
-            if rest:
-                for item in value:
-                    _remove(item, rest)
-            else:
-                value[:] = [item for item in value if isinstance(item, dict | list)]
-    elif isinstance(value, dict) and first in value:
-        if rest:
-            _remove(value[first], rest)
-        else:
-            del value[first]
+        if not isinstance(value, list):
+            return value
+        return [_without(item, rest) for item in value] if rest else [item for item in value if _is_part(item)]
+    if not isinstance(value, dict) or first not in value:
+        return value
+    if rest:
+        return value | {first: _without(value[first], rest)}
+    return {name: item for name, item in value.items() if name != first}
+
+
+def _is_part(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _only(value: Any, steps: Steps) -> Any:

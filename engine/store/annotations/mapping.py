@@ -16,9 +16,8 @@ from engine.errors import InputError
 from engine.store.annotations.schema import schema
 from engine.store.manifest import digest
 
-_EACH = object()
 _STEP = re.compile(r'\.?(?:([^.\[\]"]+)|(\[\])|\[("(?:[^"\\]|\\.)*")\])')
-Steps = tuple[Any, ...]
+Steps = tuple[str | None, ...]  # names, and None for every item of a list
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +39,26 @@ class FieldMap:
             raise InputError(f"{path}: holds no fields. {_EXPECTED}")
         return cls(paths={name: _paths(path, name, value) for name, value in said.items()}, digest=digest(data))
 
-    def part(self, document: Mapping[str, Any]) -> dict[str, Any]:
-        """What the paths lead to, by field: a part that is read before all others."""
+    @property
+    def written(self) -> list[str]:
+        """All paths as they are written, each after its field."""
+        return [f"{name}: {path_text(path)}" for name, paths in self.paths.items() for path in paths]
+
+    def part(self, document: Mapping[str, Any], stands: list[int] | None = None) -> dict[str, Any]:
+        """What the paths lead to, by field: a part that is read before all others.
+
+        stands: for each of `written` how many documents have it; grows by what this one has.
+        """
         found: dict[str, Any] = {}
+        number = 0
         for name, paths in self.paths.items():
             for path in paths:
                 value = _follow(document, path)
                 if value is not None and value != []:
-                    found[name] = value
-                    break
+                    found.setdefault(name, value)
+                    if stands is not None:
+                        stands[number] += 1
+                number += 1
         return found
 
 
@@ -66,19 +76,19 @@ def _paths(file: Path, name: str, value: Any) -> tuple[Steps, ...]:
 
 def parse_path(text: str, where: str = "path") -> Steps:
     """The steps of a path; InputError when it is none."""
-    steps: list[Any] = []
+    steps: list[str | None] = []
     at = 0
     while at < len(text):
         match = _STEP.match(text, at)
         if match is None or (at == 0 and text[0] == "."):
             raise InputError(f'{where}: {text!r} is no path at character {at + 1}. Expected such as a.b[]["c.d"].')
-        steps.append(match[1] if match[1] else _EACH if match[2] else json.loads(match[3]))
+        steps.append(match[1] if match[1] else None if match[2] else json.loads(match[3]))
         at = match.end()
     return tuple(steps)
 
 
 def path_text(steps: Steps) -> str:
-    """A path as it is written; steps: names, and None for every item of a list."""
+    """A path as it is written."""
     text = ""
     for step in steps:
         if step is None:
@@ -92,7 +102,7 @@ def path_text(steps: Steps) -> str:
 
 def _follow(value: Any, steps: Steps) -> Any:
     for number, step in enumerate(steps):
-        if step is _EACH:
+        if step is None:
             if not isinstance(value, list):
                 return None
             below = [_follow(item, steps[number + 1 :]) for item in value]

@@ -19,7 +19,7 @@ class PhotoFacts:
     """A photo of a store: its row, whether it was removed, and what is said of it.
 
     layers: length and share of zeros of its vector in each layer. classes: the five most likely, () without fc8.
-    annotations: a value for each column, None where no file of annotations was read for it. missing: why there are no
+    annotations: a value for each column, None where no file says anything of it. missing: why there are no
     annotations at all; "" if there are.
     """
 

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 METADATA = b"mirsearch-part"
+_SAID = ("files", "bytes_read", "failed", "not_understood", "dropped", "paths")  # what a part says beside its rows
 _USUAL = 1 << 16  # few files are longer
-READER_VERSION = 1  # another one reads the same files in another way
+READER_VERSION = 2  # another one reads the same files in another way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,18 +51,22 @@ class Task:
 class Part:
     """What came of a chunk.
 
-    file: name of the part; "" when it has no rows. photo_ids: (rows,) int64. files, bytes_read: what was read. failed:
-    documents that hold nothing but a failure of the API. not_understood: others in which no field was found. resumed:
-    whether the part was there.
+    file: name of the part; "" when it has no rows. photo_ids: (rows,) int64. said: (rows,) bool, whether the file says
+    anything. files, bytes_read: what was read. failed: documents that hold nothing but a failure of the API.
+    not_understood: others in which no field was found. dropped: by field, files with a value of it that cannot be
+    read. paths: for each path of the user's map, files in which it stands. resumed: whether the part was there.
     """
 
     number: int
     file: str
     photo_ids: npt.NDArray[np.int64]
+    said: npt.NDArray[np.bool_]
     files: int = 0
     bytes_read: int = 0
     failed: int = 0
     not_understood: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    paths: list[int] = field(default_factory=list)
     refused: list[Refused] = field(default_factory=list)
     resumed: bool = False
 
@@ -85,12 +90,14 @@ def _read_chunk(task: Task) -> Part:
     found = _find(task, key)
     if found is not None:
         return found
-    part = Part(number=task.chunk.number, file="", photo_ids=np.empty(0, np.int64))
+    part = Part(number=task.chunk.number, file="", photo_ids=np.empty(0, np.int64), said=np.empty(0, np.bool_))
+    part.paths = [0] * len(task.mapping.written) if task.mapping else []
     place, items = task.chunk.place, task.chunk.items
     refused: dict[int, InputError] = {}
     documents = _contents(task.chunk, refused)
     read, table = _rows(task, documents, part, refused)
     part.photo_ids = np.array([items[i].photo_id for i in read], np.int64)
+    part.said = table.column("annotated").to_numpy()
     part.files, part.bytes_read = len(read), sum(len(documents[i]) for i in read)
     part.refused = [
         Refused(source=os.path.join(place, items[i].name), photo_id=items[i].photo_id, reason=str(error))  # noqa: PTH118
@@ -158,11 +165,16 @@ def _rows(
 
 
 def read_item(item: Item, data: bytes, mapping: FieldMap | None, part: Part | None = None) -> Annotation:
-    """What one file says. InputError with the reason when it is to be set aside. part: where failures are counted."""
+    """What one file says. InputError with the reason when it is to be set aside. part: where it is counted."""
     if item.kind != "json":
         return read_tags(data) if item.kind == "tags" else read_exif_text(data)
     document = load(data)
-    annotation = parse(document, mapping.part(document) if mapping else None)
+    dropped = set[str]()
+    mapped = mapping.part(document, part.paths if part else None) if mapping else None
+    annotation = parse(document, mapped, dropped)
+    if part is not None:
+        for name in dropped:
+            part.dropped[name] = part.dropped.get(name, 0) + 1
     if not annotation and part is not None:
         failed = document.get("stat") == "fail" or any(
             isinstance(value, dict) and value.get("stat") == "fail" for value in document.values()
@@ -203,7 +215,7 @@ def _key(task: Task) -> str:
     found.update(json.dumps(reader).encode())
     for item in task.chunk.items:
         found.update(f"\0{item.name}\0{item.kind}\0{item.photo_id}".encode(errors="surrogateescape"))
-        found.update(f"\0{item.size} {item.changed}".encode())
+        found.update(f"\0{item.size} {item.changed} {item.touched}".encode())
         if item.data is not None:
             found.update(len(item.data).to_bytes(8, "little") + item.data)
     return found.hexdigest()
@@ -220,19 +232,19 @@ def _find(task: Task, key: str) -> Part | None:
             continue
         with pa.ipc.open_file(data) as file:
             said = json.loads((file.schema.metadata or {})[METADATA])
-            ids = [file.get_batch(i).column("photo_id").to_numpy() for i in range(file.num_record_batches)]
+            rows = file.read_all().select(["photo_id", "annotated"])
         refused = [Refused(**one) for one in said.pop("refused")]
-        photo_ids = np.concatenate([np.empty(0, np.int64), *ids])
         return Part(
-            number=task.chunk.number, file=path.name, photo_ids=photo_ids, refused=refused, resumed=True, **said
-        )
+            number=task.chunk.number, file=path.name, photo_ids=rows.column(0).to_numpy(),
+            said=rows.column(1).to_numpy(), refused=refused, resumed=True, **said,
+        )  # fmt: skip
     return None
 
 
 def _write(task: Task, key: str, part: Part, table: "pa.Table") -> None:
     import pyarrow as pa
 
-    said: dict[str, Any] = {name: getattr(part, name) for name in ("files", "bytes_read", "failed", "not_understood")}
+    said: dict[str, Any] = {name: getattr(part, name) for name in _SAID}
     said["refused"] = [asdict(one) for one in part.refused]
     table = table.replace_schema_metadata({METADATA: json.dumps(said).encode()})
     sink = pa.BufferOutputStream()

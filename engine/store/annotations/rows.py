@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def table_of(photo_ids: Sequence[int], found: Sequence[Annotation]) -> "pa.Table":
-    """The rows (n,) of photos for each of which a document was read."""
+    """The rows (n,) of photos for each of which a document was read; `annotated` where it says anything."""
     import pyarrow as pa
 
     wanted = schema()
-    columns: list[Any] = [pa.array(photo_ids, pa.int64()), pa.array([True] * len(found), pa.bool_())]
+    said = [not _KEYS.issuperset(one) for one in found]
+    columns: list[Any] = [pa.array(photo_ids, pa.int64()), pa.array(said, pa.bool_())]
     columns += [_column([one.get(field.name) for one in found], field.type) for field in list(wanted)[2:]]
     return pa.Table.from_arrays(columns, schema=wanted)
 
@@ -57,3 +58,4 @@ def _field(values: list[Any], kind: Any) -> Any:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_KEYS = frozenset(("photo_id", "annotated"))  # which every row has

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE: Final = "annotations.parquet"
+QUARANTINE: Final = "annotations-quarantine.jsonl"
 FORMAT_VERSION: Final = 1
 
 
@@ -28,7 +29,7 @@ def schema() -> "pa.Schema":
     )  # fmt: skip
     fields: list[Any] = [
         pa.field("photo_id", pa.int64(), nullable=False),
-        pa.field("annotated", pa.bool_(), nullable=False),  # whether a file of annotations was read for it
+        pa.field("annotated", pa.bool_(), nullable=False),  # whether any file says anything of it
         ("title", text),
         ("description", text),
         ("tags", texts),  # as Flickr normalises them: lower case, letters and digits alone; no machine tags

@@ -22,14 +22,15 @@ from engine.store.listed import Refused
 
 CHUNK_FILES, CHUNK_BYTES = 2000, 8 << 20
 Kind = Literal["json", "tags", "exif"]
-_NAME = re.compile(r"(?:(\d{1,18})\.json|(tags|exif)?_?(\d{1,18})\.txt)", re.IGNORECASE)
+_NAME = re.compile(r"(?:(\d{1,18})\.json|(tags|exif)?_?(\d{1,18})\.txt)", re.IGNORECASE | re.ASCII)
 _ARCHIVE = re.compile(r".*\.(tar|tgz|tbz2?|tzst|zip|tar\.(gz|bz2|zst))", re.IGNORECASE | re.DOTALL)
 
 
 class Item(NamedTuple):  # a million of them are made and sent to other processes
     """One annotation file. name: within its chunk's place. data: its bytes, if it came out of an archive.
 
-    size, changed: its bytes, and when it was changed in nanoseconds, if it is a file of its own.
+    size, changed, touched: its bytes, and when it was changed by its own account and by the file system's (mtime and
+    ctime) in nanoseconds, if it is a file of its own.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Item(NamedTuple):  # a million of them are made and sent to other processe
     kind: Kind
     size: int = 0
     changed: int = 0
+    touched: int = 0
     data: bytes | None = None
 
 
@@ -132,7 +134,7 @@ class Finder:
         self._seen.add((status.st_dev, status.st_ino))
         item = item_in(str(path.parent), path.name)
         if named and item and stat.S_ISREG(status.st_mode):
-            item = item._replace(size=status.st_size, changed=status.st_mtime_ns)
+            item = item._replace(size=status.st_size, changed=status.st_mtime_ns, touched=status.st_ctime_ns)
             yield self._chunk(str(path.parent), [item])
         elif kind_of(os.fsencode(path)) is None:
             reason = "neither a .json file named by a photo id nor a tar or zip archive by its first bytes"
@@ -183,7 +185,7 @@ def _measured(item: Item, entry: "os.DirEntry[str]") -> Item:
         status = entry.stat()
     except OSError:  # whoever reads it says why
         return item
-    return Item(item.name, item.photo_id, item.kind, status.st_size, status.st_mtime_ns)
+    return Item(item.name, item.photo_id, item.kind, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def item_in(folder: str, name: str) -> Item | None:

@@ -288,6 +288,8 @@ def _translated(error: Exception, path: Path, limits: SqlLimits) -> EngineError:
         return InputError(_too_much(limits))
     if "expression depth" in text or isinstance(error, RecursionError):
         return InputError("is nested too deeply. Simplify it.")
+    if "lambda arrow" in text:  # and DuckDB's own advice is a setting, which is locked
+        return InputError("a lambda is written `lambda x: x = 'sunset'`, not `x -> x = 'sunset'`.")
     if any(sign in text for sign in _FILE_ERRORS) and not text.startswith(("Parser", "Binder", "Catalog")):
         return StoreError(
             f"{path}: cannot be read ({_one_line(text)}). {ingest_command(path.parent, 'writes it anew')}"

@@ -29,7 +29,7 @@ _PARTS = _words(
 _TABLE_FUNCTIONS = _words("unnest range generate_series")
 
 # Functions of their arguments alone. Not here: what reads files, settings, variables, the environment or the catalogue;
-# what sleeps, logs, draws at random or runs a text as SQL.
+# what sleeps, logs, draws at random or runs a text as SQL; what the clock says, by which every day has another answer.
 _FUNCTIONS = _words(
     """
     + - * / // % ^ ** & && | || ~ << >> @ @> <@ ^@ !~~ !~~* ~~ ~~* ~~~ ->>
@@ -49,12 +49,12 @@ _FUNCTIONS = _words(
     substr substring substring_grapheme suffix to_base to_hex hex translate trim ucase unicode upper url_decode
     url_encode
 
-    age century current_date date_add date_diff date_part date_sub date_trunc datediff datepart datesub datetrunc day
+    age century date_add date_diff date_part date_sub date_trunc datediff datepart datesub datetrunc day
     dayname dayofmonth dayofweek dayofyear days_in_month decade epoch epoch_ms epoch_ns epoch_us era hour isodow isoyear
     julian last_day make_date make_time make_timestamp make_timestamp_ms make_timestamptz microsecond millennium
-    millisecond minute month monthname nanosecond normalized_interval now quarter second strftime strptime time_bucket
+    millisecond minute month monthname nanosecond normalized_interval quarter second strftime strptime time_bucket
     timezone timezone_hour timezone_minute to_centuries to_days to_decades to_hours to_microseconds to_millennia
-    to_milliseconds to_minutes to_months to_quarters to_seconds to_timestamp to_weeks to_years today try_strptime week
+    to_milliseconds to_minutes to_months to_quarters to_seconds to_timestamp to_weeks to_years try_strptime week
     weekday weekofyear year yearweek
 
     apply array_aggr array_aggregate array_append array_apply array_cat array_concat array_contains array_distinct
@@ -83,6 +83,17 @@ _FUNCTIONS = _words(
 
     distance_km
     """
+)
+
+
+# What DuckDB makes functions of when they stand alone, as a column would.
+_ALONE = _words(
+    "current_catalog current_date current_localtime current_localtimestamp current_role current_schema current_time "
+    "current_timestamp current_user localtime localtimestamp session_user user"
+)
+_CLOCK = _words(
+    "age current_date current_localtime current_localtimestamp current_time current_timestamp get_current_time "
+    "get_current_timestamp localtime localtimestamp now today transaction_timestamp"
 )
 
 
@@ -139,14 +150,25 @@ def _refused(node: dict[str, Any], own: set[str]) -> str | None:
         node["table_name"].lower() not in own or node["schema_name"] or node["catalog_name"]
     ):
         return f'table "{node["table_name"]}": there is {TABLE} alone'
-    if node.get("sample") or node.get("at_clause"):
+    if node.get("sample"):
         return "a sample has no place in a condition: it would be another one each time"
+    if node.get("at_clause"):
+        return "AT has no place in a condition: there are the annotations of now alone"
+    names: list[Any] = node.get("column_names") or []
+    if node.get("class") == "COLUMN_REF" and len(names) == 1 and str(names[0]).lower() in _ALONE:
+        return _no_function(names[0])
     if kind == "TABLE_FUNCTION" and str(node["function"].get("function_name")).lower() not in _TABLE_FUNCTIONS:
         return _no_function(node["function"].get("function_name"))
-    if "function_name" in node and str(node["function_name"]).lower() not in _FUNCTIONS:
-        return _no_function(node["function_name"])
+    if "function_name" in node:
+        name = str(node["function_name"]).lower()
+        given = node.get("arguments", node.get("children")) or ()  # DuckDB 2.0's name and the one before
+        if name not in _FUNCTIONS or (name == "age" and len(given) == 1):  # of one time alone it is the age today
+            return _no_function(node["function_name"])
     return None
 
 
 def _no_function(name: object) -> str:
-    return f"{name}() is not among the functions of a condition, which reach no file, setting or network"
+    if str(name).lower() in _CLOCK:
+        return f"{name} goes by the clock, and each day would have another answer: write a date, timestamp '2009-07-04'"
+    call = name if str(name).lower() in _ALONE else f"{name}()"
+    return f"{call} is not among the functions of a condition, which reach no file, setting or network"

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from engine.errors import InputError, StoreError
 from engine.store.annotations import sealed
-from engine.store.annotations.schema import FILE, FORMAT_VERSION, schema
+from engine.store.annotations.schema import FILE, FORMAT_VERSION, QUARANTINE, schema
 from engine.store.durable import disk_errors, flush_folder, part_of, publish
 from engine.store.manifest import Manifest
 from engine.store.store import Store
@@ -36,7 +36,7 @@ GROUP_ROWS = 8192
 class Facts:
     """What the metadata of the file say.
 
-    photo_ids_xxh3: checksum of the store's ids, to whose rows it fits. annotated: rows for which a file was read.
+    photo_ids_xxh3: checksum of the store's ids, to whose rows it fits. annotated: rows of which a file says anything.
     without_features: photos that have annotations, but no row in the store. quarantined: files that were set aside.
     """
 
@@ -164,7 +164,8 @@ class Annotations:
         """
         path = store.path / FILE
         if not path.exists():
-            raise InputError(f"{store.path}: has no annotations. {ingest_command(store.path, 'reads them')}")
+            lost = f" any more: {FILE} is gone" if is_lost(store.path) else ""
+            raise InputError(f"{store.path}: has no annotations{lost}. {ingest_command(store.path, 'reads them')}")
         facts, columns = read_facts(path)
         if facts.photo_ids_xxh3 != store.manifest.photo_ids_xxh3 or facts.rows != len(store):
             raise StoreError(
@@ -215,6 +216,11 @@ class Annotations:
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with its map as a dictionary, which pyarrow gives as pairs."""
     return {name: dict(value) if name == "exif" and value is not None else value for name, value in row.items()}
+
+
+def is_lost(store: Path) -> bool:
+    """Whether a store had annotations and has none: each ingest leaves its list of refused files, empty or not."""
+    return (store / QUARANTINE).exists() and not (store / FILE).exists()
 
 
 def ingest_command(store: Path, does: str) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from engine.store.annotations import usual
-from engine.store.annotations.columns import Mask, Texts, array_of, instants, lists, texts, wholes
+from engine.store.annotations.columns import Mask, Texts, array_of, instants, lists, texts, unreadable, wholes
 from engine.store.annotations.lists import comments, side_of
 from engine.store.annotations.schema import schema
 from engine.store.annotations.usual_exif import ExifColumns
@@ -61,20 +61,21 @@ class Columns:
         wanted = schema()
         unsure = np.zeros(self.rows, np.bool_)
         unsure[self.unsure] = True
-        made = {"photo_id": pa.array(np.zeros(self.rows, np.int64)), "annotated": pa.array([True] * self.rows)}
+        made = {"photo_id": pa.array(np.zeros(self.rows, np.int64))}
         made |= self.photo.columns(unsure) | self.exif.columns(unsure)
         made |= self._tags(unsure)
         for name, found in (("albums", self.albums), ("groups", self.groups)):
             inner = [found.needed("id", unsure), found.needed("title", unsure)]
             made[name] = lists(found.sizes, inner, wanted.field(name).type)
         talk = self.comments
-        inner = [talk.needed("author", unsure), talk.text("authorname"), _instants(talk.values["datecreate"].all()),
+        inner = [talk.needed("author", unsure), talk.text("authorname"), talk.made("datecreate", _instants, unsure),
                  talk.text("said")]  # fmt: skip
         made["comments"] = lists(talk.sizes, inner, wanted.field("comments").type)
         note = self.notes
         inner = [note.needed("author", unsure), note.text("authorname"),
-                 *(_sides(note.values[side].all()) for side in "xywh"), note.text("said")]  # fmt: skip
+                 *(note.made(side, _sides, unsure) for side in "xywh"), note.text("said")]  # fmt: skip
         made["notes"] = lists(note.sizes, inner, wanted.field("notes").type)
+        made["annotated"] = pa.array(_any_said(list(made.values())[1:], self.rows))
         return pa.Table.from_arrays([made[name] for name in wanted.names], schema=wanted), unsure
 
     def _tags(self, unsure: Mask) -> dict[str, Any]:
@@ -123,6 +124,15 @@ class _Lists:
             unsure[self.row_of_each()[nothing]] = True
         return made
 
+    def made(self, name: str, reader: Callable[[Any], Any], unsure: Mask) -> "pa.Array[Any]":
+        """What a reader makes of the texts under a key; where it makes nothing of one, the row is not sure."""
+        said = self.values[name].all()
+        found: pa.Array[Any] = reader(said)
+        bad = unreadable(said, found)
+        if bad.any():
+            unsure[self.row_of_each()[bad]] = True
+        return found
+
 
 # A comprehension of its own for each key: ten times as fast as getattr.
 _EACH: dict[str, Callable[[list[Any]], list[Any]]] = {
@@ -141,6 +151,15 @@ def _places(own: Any, other: Any) -> Any:
     if own is not UNSET:
         return own
     return None if other is UNSET else ()
+
+
+def _any_said(columns: Sequence[Any], rows: int) -> Mask:
+    """Which rows have a value in any column."""
+    said = np.zeros(rows, np.bool_)
+    for column in columns:
+        if column.null_count < rows:
+            said |= column.is_valid().to_numpy(zero_copy_only=False)
+    return said
 
 
 def _comments(photo: usual.Photo) -> Any:

@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 
 from engine.store.annotations import usual
-from engine.store.annotations.columns import Mask, Texts, array_of, clocks, instants, parts_of, texts, wholes
+from engine.store.annotations.columns import (
+    Mask,
+    Texts,
+    array_of,
+    clocks,
+    instants,
+    parts_of,
+    texts,
+    unreadable,
+    wholes,
+)
 from engine.store.annotations.flickr import licence_fields, place_fields
 from engine.store.annotations.schema import schema
 
@@ -49,8 +59,9 @@ class PhotoColumns:
                 self.unsure.append(row)
 
     def columns(self, unsure: Mask) -> dict[str, Any]:
-        """Columns by name; rows that the tolerant reader is to read are marked."""
+        """Columns by name; rows that the tolerant reader is to read are marked: it counts what cannot be read."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
         unsure[self.unsure] = True
         made: dict[str, Any] = {}
@@ -63,7 +74,12 @@ class PhotoColumns:
             made[name] = array_of(wholes(given[name], 0, _LARGEST), pa.int64())
         made["posted"] = array_of(instants(given["posted"]), pa.int64()).cast(schema().field("posted").type)
         made["taken"] = array_of(clocks(given["taken"]), pa.int64()).cast(pa.timestamp("s"))
-        return made | _licences(given["licence"]) | places(given["latitude"], given["longitude"], given["accuracy"])
+        made |= places(given["latitude"], given["longitude"], given["accuracy"])
+        for name in ("views", "favorites", "posted", "taken", "latitude", "longitude"):
+            unsure |= unreadable(given[name], made[name])
+        vague = pc.equal(given["accuracy"], pa.scalar("0")).to_numpy(zero_copy_only=False).astype(np.bool_)
+        unsure |= unreadable(given["accuracy"], made["accuracy"]) & ~vague
+        return made | _licences(given["licence"])
 
 
 _NAMES = (

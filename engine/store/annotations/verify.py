@@ -7,9 +7,9 @@ import numpy as np
 
 from engine.errors import InputError, StoreError
 from engine.progress import Progress, silent
-from engine.store.annotations.schema import FILE
+from engine.store.annotations.schema import FILE, QUARANTINE
 from engine.store.annotations.sealed import check_seal
-from engine.store.annotations.table import Annotations, ingest_command, read_facts
+from engine.store.annotations.table import Annotations, ingest_command, is_lost, read_facts
 from engine.store.store import Store
 from engine.store.verify import Damage, VerifyReport
 
@@ -22,11 +22,15 @@ def _check_seal(file: Path) -> None:
 
 
 def verify_annotations(path: Path, *, progress: Progress = silent) -> VerifyReport | None:
-    """What is damaged in `annotations.parquet` of a store; None when it has none.
+    """What is damaged in `annotations.parquet` of a store; None when it never had any.
 
-    A table of another state of the store is no damage: a note says how it is brought up to date.
+    One that an ingest wrote and that is gone is damage. A table of another state of the store is none: a note says how
+    it is brought up to date.
     """
     started, file = time.perf_counter(), path / FILE
+    if is_lost(path):
+        reason = f"is absent, and {QUARANTINE} says that there was one. {ingest_command(path, 'reads it again')}"
+        return VerifyReport(path=path, bytes_read=0, seconds=0.0, damage=[Damage(file=FILE, reason=reason)])
     if not file.exists():
         return None
     damage, notes = list[Damage](), list[str]()

@@ -55,7 +55,7 @@ def test_arrow_columns_have_the_types_and_values_of_the_file(store):
 
 
 def test_names_that_there_are_not(store, tmp_path):
-    with pytest.raises(InputError, match=r"column 'titel': expected of annotated, title, .*, classes, attribution"):
+    with pytest.raises(InputError, match=r"column 'titel': expected of photo_id, annotated, .*, attribution"):
         PhotoFields.open(store, ["titel"])
     bare = make_store(tmp_path / "bare", {"fc7": np.zeros((3, 4), np.float32)})
     with pytest.raises(InputError, match="has no layer fc8"):

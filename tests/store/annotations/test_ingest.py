@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import DiskFullError, InputError, StoreError
+from engine.jobs.annotation_stats import annotation_stats
 from engine.store.annotations import assemble, ingest, reading, sources
 from engine.store.annotations.flickr import parse
-from engine.store.annotations.ingest import PARTS, QUARANTINE, ingest_annotations
+from engine.store.annotations.ingest import PARTS, ingest_annotations
 from engine.store.annotations.reading import part_table
-from engine.store.annotations.schema import FILE
+from engine.store.annotations.schema import FILE, QUARANTINE
 from engine.store.annotations.table import Annotations
 from engine.store.change import remove
 from engine.store.compact import compact_store
@@ -120,7 +122,7 @@ def test_archives_that_are_cut_or_hostile_give_what_came_before(store, tmp_path)
     for name, data in (("cut.tar", whole[:2000]), ("evil.tar", whole), ("none.tar.gz", gzip.compress(whole)[:40])):
         path = tmp_path / name
         path.write_bytes(data)
-        report = ingest_annotations(store, [path])
+        report = ingest_annotations(store, [path], replace=True)
         assert report.refused == 1
         assert rows_of(store, "photo_id", "annotated")[0] == {"photo_id": 30, "annotated": False}
     ingest_annotations(store, [tmp_path / "cut.tar"])
@@ -129,7 +131,7 @@ def test_archives_that_are_cut_or_hostile_give_what_came_before(store, tmp_path)
     packed = bytearray(zip_bytes(members([4, 5])))
     packed[60] ^= 0xFF
     (tmp_path / "bad.zip").write_bytes(packed)
-    report = ingest_annotations(store, [tmp_path / "bad.zip"])
+    report = ingest_annotations(store, [tmp_path / "bad.zip"], replace=True)
     assert (report.annotated, report.refused) == (1, 1)
 
 
@@ -238,11 +240,15 @@ def test_an_interrupted_run_continues_and_ends_in_the_same_bytes(store, tmp_path
 
 def test_a_file_that_changed_meanwhile_is_read_again(store, tmp_path, monkeypatch):
     files = write_files(tmp_path / "a", [4, 5])
-    monkeypatch.setattr(ingest, "_publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(ingest, "_publish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         ingest_annotations(store, [files])
     monkeypatch.undo()
-    (files / "0" / "4.json").write_bytes(document(4).replace(b"photo 4", b"changed"))
+    path = files / "0" / "4.json"
+    before = path.stat()
+    path.write_bytes(document(4).replace(b"photo 4", b"changed"))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # of the same length and, by its own account, age
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
     report = ingest_annotations(store, [files])
     assert report.resumed == 0
     assert rows_of(store, "title")[IDS.index(4)] == {"title": "changed"}
@@ -283,12 +289,41 @@ def test_failures_and_what_is_not_understood_are_counted(store, tmp_path):
     (files / "0" / "5.json").write_bytes(b'{"stat": "fail", "code": 1}')
     (files / "0" / "7.json").write_bytes(b'{"headline": {"text": "hi"}, "words": [{"w": "Sea"}]}')
     report = ingest_annotations(store, [files])
-    assert (report.failed, report.not_understood, report.annotated) == (1, 1, 3)
+    assert (report.failed, report.not_understood, report.annotated, report.said_nothing) == (1, 1, 1, 2)
     (tmp_path / "map.json").write_text('{"title": ["nowhere", "headline.text"], "tags": "words[].w"}')
     report = ingest_annotations(store, [files], mapping=tmp_path / "map.json")
-    assert (report.failed, report.not_understood) == (1, 0)
+    assert (report.failed, report.not_understood, report.annotated, report.said_nothing) == (1, 0, 2, 1)
     row = rows_of(store, "title", "tags")[IDS.index(7)]
     assert row == {"title": "hi", "tags": ["sea"]}
+
+
+SILENT = {4: b"{}", 5: b'{"stat": "fail", "code": 1}', 7: b'{"info": {"stat": "fail", "code": 1, "message": "gone"}}',
+          20_001: b'{"headline": "not understood"}'}  # fmt: skip
+
+
+def test_photos_whose_files_say_nothing_are_not_annotated(store, tmp_path, monkeypatch):
+    files = write_files(tmp_path / "a", list(SILENT))
+    for photo_id, data in SILENT.items():
+        (files / str(photo_id // 10_000) / f"{photo_id}.json").write_bytes(data)
+    (files / "0" / "30.json").write_bytes(b'{"comments": {"stat": "ok", "comments": {"photo_id": "30"}}}')
+    monkeypatch.setattr(ingest, "_publish", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ingest_annotations(store, [files])
+    monkeypatch.undo()
+    for resumed in (5, 0):  # from the parts of a run that was interrupted, and read anew
+        report = ingest_annotations(store, [files])
+        assert (report.annotated, report.said_nothing, report.without_annotations) == (1, 4, 5)
+        assert (report.failed, report.not_understood, report.resumed) == (2, 2, resumed)
+        assert [row["photo_id"] for row in rows_of(store) if row["annotated"]] == [30]
+        assert rows_of(store, "comments")[0] == {"comments": []}
+        assert Annotations.open(Store.open(store)).facts.annotated == 1
+        stats = annotation_stats(Store.open(store))
+        assert (stats.photos, stats.annotated) == (6, 1)
+    # One file that says nothing beside one that does.
+    write_files(tmp_path / "b", [4])
+    report = ingest_annotations(store, [files, tmp_path / "b"])
+    assert (report.annotated, report.said_nothing, report.repeated) == (2, 3, 1)
+    assert rows_of(store, "annotated", "title")[IDS.index(4)] == {"annotated": True, "title": "photo 4"}
 
 
 def test_removed_photos_keep_their_rows_until_compact_takes_them(store, tmp_path):
@@ -302,6 +337,23 @@ def test_removed_photos_keep_their_rows_until_compact_takes_them(store, tmp_path
     assert rows == [{"photo_id": i, "title": f"photo {i}"} for i in IDS if i not in (30, 7)]
     assert Annotations.open(Store.open(store)).facts.annotated == 4
     assert verify_store(store).damage == []
+
+
+def test_digits_of_other_scripts_are_no_photo_ids(store, tmp_path):
+    write_files(tmp_path / "a", [4])
+    for name in ("\u0665.json", "\uff17.JSON", "tags\u0967.txt"):
+        (tmp_path / "a" / name).write_bytes(document(5))
+    report = ingest_annotations(store, [tmp_path / "a"])
+    assert (report.annotated, report.ignored, report.files_read) == (1, 3, 1)
+
+
+def test_nothing_to_read_leaves_the_parts_of_another_run(store, tmp_path):
+    (store / PARTS).mkdir()
+    (store / PARTS / "x.arrow").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no annotation files found"):
+        ingest_annotations(store, [tmp_path / "empty"])
+    assert (store / PARTS / "x.arrow").exists()
 
 
 def test_long_files_are_held_a_few_at_a_time(store, tmp_path, monkeypatch):

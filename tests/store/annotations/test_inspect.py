@@ -9,6 +9,7 @@ import pytest
 
 from engine.errors import InputError
 from engine.store.annotations import inspect as inspecting
+from engine.store.annotations.flickr import parse
 from engine.store.annotations.inspect import Inspection, inspect_annotations
 from tests.store.annotations.test_flickr import COMMENTS, CONTEXTS, EXIF, INFO
 
@@ -75,3 +76,61 @@ def test_only_so_many_files_and_text_files_too(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="no annotation files found"):
         inspect_annotations([tmp_path / "none"])
+
+
+class Work:
+    """Counts the values of the documents that are read, however often."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.values, self.documents = 0, 0
+        monkeypatch.setattr(inspecting, "parse", self.parse)
+
+    def parse(self, document: Any, *more: Any) -> Any:
+        self.values += sum(1 for _ in inspecting._walk(document, (), 0))
+        self.documents += 1
+        return parse(document, *more)
+
+
+def test_the_work_grows_as_the_document_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspecting, "_WORK", 10_000)
+    counted = []
+    for keys in (1000, 2000, 4000):
+        work, folder = Work(monkeypatch), tmp_path / str(keys)
+        folder.mkdir()
+        found = inspected(folder, [{"title": "t"} | {f"key {i}": i for i in range(keys)}])
+        assert [path.fields for path in found.paths[:2]] == [["title"], []]
+        untried = sum(path.understood is None for path in found.paths)
+        assert 0 < untried < keys and len(found.paths) == keys + 1
+        counted.append(work.values / keys)
+    assert max(counted) <= 2 * inspecting._LEAST + 2
+
+
+def test_what_one_document_leaves_untried_others_make_up_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspecting, "_WORK", 50)
+    monkeypatch.setattr(inspecting, "_LEAST", 2)
+    document = {f"key {i}": i for i in range(20)} | {"title": "t"}
+    assert [path.understood for path in inspected(tmp_path, [document]).paths] == [False] * 2 + [None] * 19
+    found = inspected(tmp_path, [document] * 12)
+    assert [path.understood for path in found.paths] == [False] * 20 + [True]
+    monkeypatch.setattr(inspecting, "_WORK_IN_ALL", 120)
+    work = Work(monkeypatch)
+    assert sum(path.understood is None for path in inspected(tmp_path, [document] * 12).paths) == 21 - 120 // 21
+    assert work.documents == 12 + 2 * (120 // 21)
+
+
+def test_to_leave_a_path_out_changes_nothing_else():
+    document = {"a": [{"b": 1, "c": 2}, 7, {"b": [3, {"d": 4}]}], "e": {"f": 5}}
+    before = json.dumps(document)
+    assert inspecting._without(document, ("a", None, "b")) == {"a": [{"c": 2}, 7, {}], "e": {"f": 5}}
+    assert inspecting._without(document, ("a", None)) == {"a": [{"b": 1, "c": 2}, {"b": [3, {"d": 4}]}], "e": {"f": 5}}
+    assert inspecting._without(document, ("e", "f")) == {"a": document["a"], "e": {}}
+    assert inspecting._without(document, ("e", "g", "h")) == document and json.dumps(document) == before
+
+
+def test_paths_of_a_map_that_stand_nowhere_are_named(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "map.json").write_text('{"title": ["a.b", "a.x"], "tags": "words[].w", "views": "n[]"}')
+    documents = [{"a": {"b": "x"}}, {"words": [{"w": "sea"}], "n": []}]
+    found = inspected(tmp_path / "m", documents, mapping=tmp_path / "map.json")
+    assert found.absent_paths == ["title: a.x", "views: n[]"]
+    assert inspected(tmp_path / "m", documents).absent_paths == []
