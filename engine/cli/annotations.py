@@ -99,7 +99,7 @@ def _counts(report: "AnnotationsReport") -> list[tuple[str, object]]:
         ("without features", f"{counted(report.without_features, 'photo')} that the store does not have"),
     ]
     more = [
-        ("continued", report.resumed, "had been read when the last run was interrupted"),
+        ("continued", report.resumed, "had been read by a run before that came to no end"),
         ("repeated", report.repeated, "of photos that had one before; what they say is one row"),
         ("failures", report.failed, "hold nothing but an error of the API"),
         ("ignored", report.ignored, "are no annotation files"),

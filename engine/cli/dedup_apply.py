@@ -44,6 +44,8 @@ def apply(
     removal, going = found.removal, len(found.removal.drop)
     for doubt in found.doubts:
         warn(doubt)
+    # Before anything is said: nobody who stops reading keeps it from being done.
+    report = found.remove() if remove and going else None
     if not json_:
         facts: list[tuple[str, object]] = [
             ("decided", f"{counted(removal.decided, 'group')} by {counted(found.decisions, 'decision')}"),
@@ -53,7 +55,6 @@ def apply(
             ("may go", f"{going:,}: {found.files['drop.txt']}"),
         ]
         say_facts(f"{counted(going, 'photo')} of {counted(found.groups, 'group')} may go from {found.store}", facts)
-    report = found.remove() if remove and going else None
     if json_:
         say_json({
             "store": str(found.store), "groups": found.groups, "decisions": found.decisions,

@@ -6,12 +6,15 @@ different       the first photo is not a duplicate of any of the others
 all-different   no two of these photos are duplicates of each other
 same            they are duplicates, and the first is the one to keep
 
-A later decision about the same two photos takes the place of an earlier one.
+A later decision about the same two photos, by `at` (ISO 8601; without a zone UTC), takes the place of an earlier one.
+One that does not say when counts as made right after the one that is read before it.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,7 +56,7 @@ class Decisions:
 
     @classmethod
     def read(cls, *paths: Path | str) -> Self:
-        """The decisions of one file or of several, the later ones deciding; InputError says what is wrong and where."""
+        """The decisions of one file or of several; InputError says what is wrong and where."""
         documents = [(Path(path), _document(Path(path))) for path in paths]
         named = tuple((path, str(document.get("store") or "")) for path, document in documents)
         return replace(cls.of([entry for each in documents for entry in _entries(*each)]), stores=named)
@@ -61,6 +64,7 @@ class Decisions:
     @classmethod
     def of(cls, entries: Sequence[Mapping[str, Any]]) -> Self:
         """From the entries of such a file, which are as they must be."""
+        entries = _in_time(entries)
         parts = list(map(_pairs, entries))
         told = np.concatenate([_no_pairs(), *parts])
         verdict = np.repeat([entry["verdict"] == "same" for entry in entries], [len(part) for part in parts])
@@ -96,6 +100,24 @@ class Decisions:
     def are_different(self, pairs: I64) -> npt.NDArray[np.bool_]:
         """Which pairs (m, 2) of photo ids were judged no duplicates, (m,)."""
         return rows_among(np.sort(pairs, axis=1), self.different)
+
+
+def _in_time(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The entries by the time at which they were made, those of one time as they come."""
+    times: list[float] = []
+    for entry in entries:
+        made = _time(entry.get("at"))
+        times.append(made if made is not None else times[-1] if times else -math.inf)
+    return [entry for _, entry in sorted(zip(times, entries, strict=True), key=lambda both: both[0])]
+
+
+def _time(text: object) -> float | None:
+    """Seconds of an ISO 8601 time; None where it is none."""
+    try:
+        made = datetime.fromisoformat(text) if isinstance(text, str) else None
+        return None if made is None else (made if made.tzinfo else made.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _be(photos: Sequence[int]) -> str:

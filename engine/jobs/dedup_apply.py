@@ -89,6 +89,8 @@ def apply_report(folder: Path, spec: ApplySpec | None = None) -> Applied:
             f"{folder / 'groups.jsonl'}: {counted(len(groups), 'group')}, summary.json says {summary['groups']:,}. "
             f"{_AGAIN}"
         )
+    if spec.store is None and not Path(summary["store"]).is_dir():
+        raise InputError(f"{folder}: is about {summary['store']}, which is not there. Name it with --store.")
     store = Store.open(spec.store or Path(summary["store"]))
     check_mark(store, summary["layer"], summary["made_of"], folder)
     _check_known(groups, store)

@@ -99,6 +99,8 @@ def _check(photos: Photos, new: Store) -> None:
     if new.path.resolve() == old.path.resolve():
         raise InputError(f"--query-store {new.path}: is the store that is searched. Leave it out.")
     for layer in photos.layers:
+        if layer not in new.layers:
+            raise InputError(f"--query-store {new.path}: has no layer {layer}, but {', '.join(sorted(new.layers))}")
         mine, theirs = old.layer(layer).shape[1], new.layer(layer).shape[1]
         if mine != theirs:
             raise InputError(f"--query-store {new.path}: its {layer} has {theirs:,} dimensions, expected {mine:,}")

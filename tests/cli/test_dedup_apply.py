@@ -69,6 +69,37 @@ def test_from_a_search_to_removed_photos_and_back(run: Run, store: Path, collect
         assert not [group for group in groups_of(tmp_path / "again") if len({*group["photo_ids"]} & {*judged}) > 1]
 
 
+def test_photos_are_removed_before_anybody_can_stop_reading(
+    run: Run, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert run("dedup", store, "--out", out).exit_code == 0
+    going = document(run("dedup", "apply", out, "--json"))["drop"]
+    before = Store.open(store).photos
+
+    def closed(*_: object) -> None:
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.cli.dedup_apply.say_facts", closed)
+        assert run("dedup", "apply", out, "--remove").exit_code
+    assert 0 < going == before - Store.open(store).photos
+    assert run("remove", store, "--undo", "--ids-file", out / "removed.txt").exit_code == 0
+
+
+def test_a_report_whose_store_is_elsewhere_asks_for_it(
+    run: Run, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.chdir(store.parent)
+    assert run("dedup", store.name, "--out", out).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    result = run("dedup", "apply", out)
+    assert result.exit_code == 1
+    assert "is about store, which is not there. Name it with --store." in " ".join(result.stderr.split())
+    assert run("dedup", "apply", out, "--store", store).exit_code == 0
+
+
 def test_what_cannot_be_is_said_in_one_line(run: Run, store: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for words, expected in [

@@ -42,6 +42,21 @@ def test_the_last_decision_about_two_photos_holds(tmp_path: Path) -> None:
     assert other.different.tolist() == [[1, 2]] and other.same.tolist() == [[3, 4], [5, 6]]
 
 
+def test_of_two_verdicts_the_later_made_holds_in_any_order(tmp_path: Path) -> None:
+    times = {"old": "2025-01-01T00:00:00Z", "new": "2025-03-01T10:00:00+02:00", "older": "2024-12-31T23:59:59"}
+    old = write(tmp_path / "a.json", entry("same", 1, 2) | {"at": times["old"]})
+    new = write(tmp_path / "b.json", entry("different", 1, 2) | {"at": times["new"]})
+    for files in ((old, new), (new, old)):
+        read = Decisions.read(*files)
+        assert read.different.tolist() == [[1, 2]] and not len(read.same)
+    timeless = [{key: value for key, value in entry("same", 1, 2).items() if key != "at"}, entry("same", 3, 4)]
+    timeless[1]["at"] = "yesterday"
+    read = Decisions.read(new, write(tmp_path / "c.json", *timeless), old)  # as if made right after the one before
+    assert read.same.tolist() == [[1, 2], [3, 4]] and not len(read.different)
+    read = Decisions.read(new, write(tmp_path / "d.json", entry("same", 1, 2) | {"at": times["older"]}))
+    assert read.different.tolist() == [[1, 2]]
+
+
 def test_no_decisions(tmp_path: Path) -> None:
     for read in (Decisions(), Decisions.read(), Decisions.read(write(tmp_path / "d.json"))):
         assert read.different.shape == read.same.shape == (0, 2) and len(read) == 0

@@ -77,7 +77,7 @@ def test_photos_removed_since_are_fine_but_the_kept_one(folder: Path, store: Sto
 
 def test_the_store_may_have_moved(folder: Path, store: Store, tmp_path: Path) -> None:
     store.path.rename(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match="absent"):
+    with pytest.raises(InputError, match=r"which is not there\. Name it with --store"):
         apply_report(folder)
     assert apply_report(folder, ApplySpec(store=tmp_path / "elsewhere")).removal.drop.tolist() == [2, 3, 11]
 

@@ -158,5 +158,5 @@ def test_stores_that_cannot_be_compared(stores: tuple[Store, Store], tmp_path: P
         find_known(index, Store.open(old.path))
     with pytest.raises(InputError, match="its x has 5 dimensions, expected 24"):
         find_known(index, make_store(tmp_path / "other", {"x": np.ones((3, 5), np.float32)}))
-    with pytest.raises(InputError, match="layer 'x'"):
+    with pytest.raises(InputError, match="third: has no layer x, but y"):
         find_known(index, make_store(tmp_path / "third", {"y": np.ones((3, 5), np.float32)}))

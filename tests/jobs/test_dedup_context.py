@@ -10,7 +10,7 @@ import pytest
 from engine.errors import StoreError
 from engine.jobs.dedup_bursts import burst_pairs
 from engine.jobs.dedup_context import annotations_of, credits_of
-from engine.store.annotations.schema import FILE, schema
+from engine.store.annotations.schema import FILE, QUARANTINE, schema
 from engine.store.annotations.table import write_table
 from engine.store.store import Store
 from tests.builders import make_store
@@ -52,3 +52,18 @@ def test_damaged_annotations_are_no_missing_ones(store: Store) -> None:
     (store.path / FILE).write_bytes(whole[:-20])
     with pytest.raises(StoreError):
         annotations_of(store, np.array([7]), ("owner",))
+
+
+def test_lost_annotations_are_no_missing_ones(store: Store) -> None:
+    annotate(store)
+    (store.path / QUARANTINE).write_bytes(b"")  # as every ingest leaves it
+    (store.path / FILE).unlink()
+    for ask in (
+        lambda: annotations_of(store, np.array([7]), ("owner",)),
+        lambda: credits_of(store, np.array([7])),
+        lambda: burst_pairs(store, np.array([[7, 8]]), np.ones(1), 0.95),
+    ):
+        with pytest.raises(StoreError, match=rf"{FILE} is gone.* take {QUARANTINE} away too"):
+            ask()
+    (store.path / QUARANTINE).unlink()
+    assert credits_of(store, np.array([7])) == {}

@@ -18,7 +18,7 @@ from engine.store.annotations.reading import Part, Task, read_chunk, refusals
 from engine.store.annotations.report import AnnotationsReport, Before, report_of
 from engine.store.annotations.schema import FILE, QUARANTINE
 from engine.store.annotations.sources import Finder
-from engine.store.annotations.table import Facts, TableWriter
+from engine.store.annotations.table import Facts, TableWriter, is_lost
 from engine.store.durable import disk_errors, write_whole
 from engine.store.hold import held
 from engine.store.listed import Refused
@@ -112,7 +112,7 @@ def _publish(
         store.manifest, annotated=len(found.annotated), without_features=found.without_features,
         quarantined=len(refused),
     )  # fmt: skip
-    old, now, unreadable = None, Known(), ""
+    old, now, unreadable = None, Known(), f"{store.path / FILE}: is gone." if is_lost(store.path) else ""
     if (store.path / FILE).exists():
         try:
             old = Known.of_file(store.path / FILE)

@@ -152,20 +152,24 @@ class Annotations:
 
     @staticmethod
     def exists(store: Store) -> bool:
-        """Whether the store has annotations at all, of whichever of its states."""
-        return (store.path / FILE).exists()
+        """Whether the store has annotations, of whichever of its states, or had some that are lost."""
+        return (store.path / FILE).exists() or is_lost(store.path)
 
     @classmethod
     def open(cls, store: Store) -> Self:
         """Open the annotations of a store.
 
-        InputError when there are none, StoreError when they are damaged, of a newer mirsearch, or of another state of
-        the store; each says which command helps.
+        InputError when there are none, StoreError when they are lost, damaged, of a newer mirsearch, or of another
+        state of the store; each says which command helps.
         """
         path = store.path / FILE
+        if is_lost(store.path):
+            raise StoreError(
+                f"{store.path}: has no annotations any more: {FILE} is gone. "
+                f"{ingest_command(store.path, 'reads them')} To do without, take {QUARANTINE} away too."
+            )
         if not path.exists():
-            lost = f" any more: {FILE} is gone" if is_lost(store.path) else ""
-            raise InputError(f"{store.path}: has no annotations{lost}. {ingest_command(store.path, 'reads them')}")
+            raise InputError(f"{store.path}: has no annotations. {ingest_command(store.path, 'reads them')}")
         facts, columns = read_facts(path)
         if facts.photo_ids_xxh3 != store.manifest.photo_ids_xxh3 or facts.rows != len(store):
             raise StoreError(

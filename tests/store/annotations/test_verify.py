@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from engine.errors import InputError, StoreError
+from engine.errors import StoreError
 from engine.store.annotations.ingest import ingest_annotations
 from engine.store.annotations.schema import FILE, QUARANTINE
 from engine.store.annotations.sealed import check_seal, seal
@@ -46,7 +46,7 @@ def test_a_table_that_has_vanished_is_missed(tmp_path):
     report = verify_annotations(store.path)
     assert report is not None and [damage.file for damage in report.damage] == [FILE]
     assert "is absent" in report.damage[0].reason and "`mirsearch annotations ingest SOURCE" in report.damage[0].reason
-    with pytest.raises(InputError, match=r"has no annotations any more: annotations\.parquet is gone\. `mirsearch"):
+    with pytest.raises(StoreError, match=r"has no annotations any more: annotations\.parquet is gone\. `mirsearch"):
         Annotations.open(store)
     (store.path / QUARANTINE).unlink()
     assert verify_annotations(store.path) is None
