@@ -18,6 +18,7 @@ import xxhash
 from engine.index.search import Index
 from engine.jobs.dedup_files import Unfinished
 from engine.jobs.dedup_photos import Photos
+from engine.jobs.finite import check_finite
 from engine.progress import Progress, silent
 from kernels import threads
 
@@ -49,7 +50,10 @@ class Ceilings:
 def ceilings_of(
     photos: Photos, indices: Sequence[Index] | None, unfinished: Unfinished, progress: Progress = silent
 ) -> Ceilings:
-    """One pass over the rows of all layers; without indices for their checksums alone."""
+    """One pass over the rows of all layers; without indices for their checksums alone.
+
+    StoreError for a row of a present photo that is not finite.
+    """
     axes = [index.reduction.axes for index in indices or () if index.reduction is not None]
     if len(axes) < len(photos.layers):
         axes = []
@@ -64,6 +68,7 @@ def ceilings_of(
         part = np.s_[start : start + len(rows[0])]
         written = vectors[part], short[part], sums[part]
         if not unfinished.has("rows", block, *written):
+            _refuse_damaged(photos, start, rows)
             _fill(photos, axes, leading, rows, *written)
             unfinished.done("rows", block, *written)
         progress("read the rows", part.stop, n)
@@ -79,6 +84,16 @@ def _columns(widths: Sequence[int], start: int, stop: int) -> npt.NDArray[np.int
     spans = ((min(at // len(widths), width) for at in (start, stop)) for width in widths)
     each = [begin + np.arange(*span) for begin, span in zip(begins, spans, strict=True)]
     return np.concatenate([np.empty(0, np.int64), *each])
+
+
+def _refuse_damaged(photos: Photos, start: int, rows: Sequence[F32]) -> None:
+    """StoreError for a NaN or infinity: nothing compares with it, so its photo would silently be like no other."""
+    present = photos.present[start : start + len(rows[0])]
+    for name, layer in zip(photos.layers, rows, strict=True):
+        bad = np.flatnonzero(photos.kernels.non_finite(np.ascontiguousarray(layer, np.float32)) & present)[:1]
+        if len(bad):
+            store = photos.stores[int(np.searchsorted(photos.starts, start, "right")) - 1]
+            check_finite(store, name, photos.ids[start + bad], layer[bad])
 
 
 def _fill(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.errors import InputError, StoreError
 from engine.index.build import build_index
 from engine.index.search import Index
 from engine.index.spec import IndexSpec
@@ -174,6 +174,17 @@ def test_zero_rows_are_duplicates_of_each_other_alone(tmp_path: Path, photos):
         found = as_dict(find_duplicates(index, DedupSpec(threshold=0.0001, method=method)))
         zeros = {pair: score for pair, score in found.items() if {7, 9, 11} & set(pair)}
         assert zeros == {(7, 9): 1.0, (7, 11): 1.0, (9, 11): 1.0}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_row_that_is_not_finite_is_named_and_nothing_is_answered(tmp_path: Path, photos, method, bad):
+    index = index_of(tmp_path, photos[0][:300], np.arange(300) * 2, lists=4)
+    rows = np.lib.format.open_memmap(tmp_path / "fc7.npy", "r+")
+    rows[211, 5] = bad  # damaged since the index was built
+    rows.flush()
+    with pytest.raises(StoreError, match=r"photo 422 \(row 211 of fc7\) holds NaN or infinity"):
+        find_duplicates(index, DedupSpec(threshold=0.9, method=method))
 
 
 def test_one_photo_and_no_duplicates(tmp_path: Path):
