@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -238,10 +239,11 @@ def test_photos_in_pairs_alone_are_counted(run: Run, tmp_path: Path) -> None:
 
 
 def test_one_is_one(run: Run, tmp_path: Path) -> None:
+    several = re.compile(r"\b1 photos(?!/s)")  # "1 photos/s" is what a slow machine says
     for name in ("store", "new"):
         make_store(tmp_path / name, {"x": np.ones((1, 8), np.float32)}, np.arange(1))
     words = ("dedup", tmp_path / "store", "--exhaustive", "--device", "cpu", "--out")
     alone = " ".join(run(*words, tmp_path / "a").stdout.split())
-    assert "0 groups of duplicates, 0 of 1 photo" in alone and "1 photos" not in alone
+    assert "0 groups of duplicates, 0 of 1 photo" in alone and not several.search(alone)
     both = " ".join(run(*words, tmp_path / "b", "--query-store", tmp_path / "new").stdout.split())
-    assert "1 of 1 photo of" in both and " is in " in both and "1 photos" not in both
+    assert "1 of 1 photo of" in both and " is in " in both and not several.search(both)
