@@ -179,6 +179,8 @@ def job_of(searcher: Searcher, spec: DedupSpec, **more: Any) -> dict[str, Any]:
         "engine": VERSION,
         "blocks": [
             dedup_ceilings.BLOCK_ROWS,
+            dedup_ceilings.FIRST,
+            dedup_ceilings.LEADING,
             dedup_join.BLOCKS,
             dedup_join.LEAST_WORK,
             *dedup_exhaustive.LINES.values(),

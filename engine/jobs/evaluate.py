@@ -23,7 +23,7 @@ from engine.jobs.evaluate_plot import draw_relevance
 from engine.jobs.evaluate_ways import Layer, Ranker, Way, open_layers
 from engine.jobs.measure import Spread, spread
 from engine.jobs.relevance import Judged, Relevance, RelevanceSpec, open_relevance
-from engine.jobs.retrieval_metrics import METRICS, Bootstrap, Gain, Interval, per_query
+from engine.jobs.retrieval_metrics import Bootstrap, Gain, Interval, per_query
 from engine.jobs.truth import check_not_empty, choose_rows, shares
 from engine.progress import Progress, silent
 from engine.store.durable import disk_errors, write_whole
@@ -262,9 +262,3 @@ def write_evaluation(report: EvaluateReport, out: Path) -> dict[str, Path]:
     for suffix, data in draw_relevance(document).items():
         write_whole(paths[f"relevance.{suffix}"], data)
     return paths
-
-
-def metric_name(name: str, spec: EvaluateSpec) -> str:
-    """What a metric of `METRICS` is called in tables: `mAP@100`, `nDCG@10`."""
-    names = dict(zip(METRICS, ("mAP@{r}", "mAP@{r} found", "P@{k}", "R@{k}", "nDCG@{k}", "R-prec"), strict=True))
-    return names[name].format(r=spec.depth, k=spec.k)

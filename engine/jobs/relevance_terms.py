@@ -120,14 +120,6 @@ def camera_tags(tags: Terms, camera: Any) -> Mask:
     return np.asarray(long & (total >= 2) & (part >= CAMERA_SHARE * total))
 
 
-def stacked(parts: list[Terms]) -> Terms:
-    """Terms of several columns beside each other; the same name in two of them is two terms."""
-    from scipy import sparse
-
-    counts = sparse.hstack([part.counts for part in parts], format="csr")
-    return Terms(counts=counts, names=np.concatenate([part.names for part in parts]))
-
-
 def _arrow() -> Any:
     """PyArrow's functions on columns, of which its type hints know a part."""
     return importlib.import_module("pyarrow.compute")
